@@ -1,0 +1,45 @@
+# Two commands are enough: `make serve` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+MODEL ?= demo
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint format gen lock demo-model screenshot clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## Make .venv and install everything that the lock file names
+	@scripts/setup
+
+serve: setup ## Serve MODEL (default: the demo model) on 127.0.0.1:50051, the bridge and its page on :8080
+	@exec .venv/bin/tokenstream up --model "$(MODEL)"
+
+test: setup ## Run all tests, the real engine included (PYTEST_ARGS="-k name" for some)
+	@scripts/test-tools
+	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+
+lint: setup ## Style, types, import rules, generated code, protocol files
+	@scripts/lint
+
+format: setup ## Put the code into its one form
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix --quiet .
+	@cd protos && ../node_modules/.bin/buf format --write .
+
+gen: setup ## Make gen/ anew from protos/
+	@scripts/generate
+
+lock: ## Resolve requirements/*.lock anew
+	@scripts/lock
+
+demo-model: setup ## Train the demo model anew (about a quarter of an hour)
+	@$(PYTHON) -m demo_model.train
+
+screenshot: setup ## Take a picture of the page while it streams, into screenshot.png
+	@scripts/test-tools
+	@$(PYTHON) scripts/screenshot.py
+
+clean: ## Remove what was installed and cached here
+	@rm -rf .venv node_modules dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,62 @@
+"""The Python client of tokenstream: streams of tokens from a service that drives vLLM.
+
+`AsyncClient` for asyncio, `Client` for threads. What they yield is in `events`, what they raise
+in `errors`.
+"""
+
+from tokenstream_client.aio import AsyncClient, AsyncStream
+from tokenstream_client.channel import ClientOptions
+from tokenstream_client.errors import (
+    Aborted,
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    TokenstreamError,
+    TooLarge,
+    Unavailable,
+)
+from tokenstream_client.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    Usage,
+)
+from tokenstream_client.models import Capability, Model
+from tokenstream_client.requests import GenerateOptions
+from tokenstream_client.sync import Client, Stream
+
+__all__ = [
+    "Aborted",
+    "AsyncClient",
+    "AsyncStream",
+    "Busy",
+    "Cancelled",
+    "Capability",
+    "Client",
+    "ClientOptions",
+    "DeadlineExceeded",
+    "Delta",
+    "Event",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "GenerateOptions",
+    "Internal",
+    "InvalidRequest",
+    "Model",
+    "NotFound",
+    "Started",
+    "Stream",
+    "Timings",
+    "TokenstreamError",
+    "TooLarge",
+    "Unavailable",
+    "Usage",
+]

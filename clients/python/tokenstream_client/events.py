@@ -1,0 +1,145 @@
+"""What a stream yields, and how it is made from the wire's messages.
+
+A stream is one `Started`, any number of `Delta`, one `Finished` for each choice. A failure is
+an exception, never an event.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from google.protobuf.duration_pb2 import Duration
+from tokenstream.v1 import generation_pb2 as pb
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """End-of-text token, stop token or stop string."""
+    LENGTH = "length"
+    """`max_tokens`, or the context is full."""
+    CANCELLED = "cancelled"
+    """`cancel(stream_id)` was called."""
+    REPETITION = "repetition"
+    """The engine saw the output repeat itself and gave up."""
+    UNKNOWN = "unknown"
+    """A reason that the service knows and this version of the library does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request was admitted and its stream opened; always first."""
+
+    stream_id: str
+    """What `cancel` takes."""
+    model: str
+    """The model that answers."""
+    prompt_tokens: int
+    client_request_id: str
+    """The request's own, copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some of the answer. Joined, the texts are the answer; text can trail its tokens."""
+
+    choice_index: int
+    first_token_index: int
+    """Index of ``token_ids[0]`` in the choice's output: the number of tokens delivered so far."""
+    token_ids: tuple[int, ...]
+    text: str
+    """May be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens used by one choice."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int
+    """Those of the prompt that were found in the prefix cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times as the service saw them, in seconds, from the request's arrival there."""
+
+    time_to_first_token: float | None
+    """None if no token came."""
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a choice."""
+
+    choice_index: int
+    reason: FinishReason
+    stop_string: str | None
+    """The stop string that was matched, with `FinishReason.STOP`."""
+    stop_token_id: int | None
+    """The stop token that was matched. Neither this nor `stop_string`: the end-of-text token."""
+    usage: Usage
+    timings: Timings
+
+
+Event = Started | Delta | Finished
+
+_REASONS: dict[int, FinishReason] = {
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+    pb.FINISH_REASON_REPETITION: FinishReason.REPETITION,
+}
+
+
+def event_from_message(message: pb.GenerateResponse) -> Event | None:
+    """Turn a message of a stream into its event; None for one that is newer than this library."""
+    match message.WhichOneof("event"):
+        case "started":
+            started = message.started
+            return Started(
+                stream_id=started.stream_id,
+                model=started.model,
+                prompt_tokens=started.prompt_tokens,
+                client_request_id=started.client_request_id,
+            )
+        case "delta":
+            delta = message.delta
+            return Delta(
+                choice_index=delta.choice_index,
+                first_token_index=delta.first_token_index,
+                token_ids=tuple(delta.token_ids),
+                text=delta.text,
+            )
+        case "finished":
+            return _finished(message.finished)
+        case None:
+            return None
+
+
+def _finished(finished: pb.Finished) -> Finished:
+    matched = finished.WhichOneof("matched")
+    usage, timings = finished.usage, finished.timings
+    return Finished(
+        choice_index=finished.choice_index,
+        reason=_REASONS.get(finished.reason, FinishReason.UNKNOWN),
+        stop_string=finished.stop_string if matched == "stop_string" else None,
+        stop_token_id=finished.stop_token_id if matched == "stop_token_id" else None,
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_prompt_tokens=usage.cached_prompt_tokens,
+        ),
+        timings=Timings(
+            time_to_first_token=_seconds(timings.time_to_first_token)
+            if timings.HasField("time_to_first_token")
+            else None,
+            total=_seconds(timings.total),
+        ),
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

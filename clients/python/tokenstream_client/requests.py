@@ -1,0 +1,182 @@
+"""From Python arguments to the wire's request messages.
+
+`GenerateOptions` is the one list of what `generate` takes; both clients share it. A test holds it
+against the contract's fields.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypedDict, TypeVar, Unpack
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import model_pb2
+
+from tokenstream_client.errors import FieldViolation, InvalidRequest
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What `generate` takes besides the prompt. None is the same as leaving a name out.
+
+    What is left out has the model's own default, else the one given here; zero is a value.
+    """
+
+    model: str
+    """The model's id. Default: the one that the service serves."""
+    client_request_id: str
+    """Your own name for the request, for logs; at most 128 characters."""
+
+    max_tokens: int | None
+    """Most tokens to generate, at least 1. Default: what the context has left."""
+    min_tokens: int | None
+    """Fewest tokens before anything may end the answer. Default 0."""
+    temperature: float | None
+    """Randomness, 0 to 2; 0 is greedy. Default 1."""
+    top_p: float | None
+    """Smallest set of likely tokens whose probability reaches this, in (0, 1]. Default 1."""
+    top_k: int | None
+    """Number of likely tokens to consider. Default 0: all."""
+    min_p: float | None
+    """Least probability relative to the likeliest token's, 0 to 1. Default 0."""
+    presence_penalty: float | None
+    """For tokens that the answer has already, -2 to 2. Default 0."""
+    frequency_penalty: float | None
+    """The same, growing with each occurrence, -2 to 2. Default 0."""
+    repetition_penalty: float | None
+    """Divides the logits of tokens in prompt or answer, above 0 and up to 10. Default 1."""
+    seed: int | None
+    """Seed of the request's own random numbers, 0 to 2^63-1. Default: random."""
+    stop: str | Sequence[str] | None
+    """String or strings that end the answer, at most 16 of at most 256 characters."""
+    stop_token_ids: Sequence[int] | None
+    """Tokens that end the answer, at most 128."""
+    ignore_eos: bool | None
+    """Whether to go on after the end-of-text token. Default false."""
+    skip_special_tokens: bool | None
+    """Whether special tokens are left out of the text. Default true."""
+    include_stop: bool | None
+    """Whether the text includes the stop string or token that ended it. Default false."""
+
+    max_delay_ms: int | None
+    """Longest time that a token after the first may wait for company, 0 to 1000 ms. Default 0."""
+    max_tokens_per_message: int | None
+    """Most tokens in one `Delta`, at least 1. Default: unbounded."""
+
+
+_M = TypeVar("_M", bound=Message)
+
+# What a field's values are, for people. Bounds within these types are the service's to check.
+_WANTED: Final = {
+    FieldDescriptor.TYPE_UINT32: "an integer from 0 to 4294967295",
+    FieldDescriptor.TYPE_INT64: "an integer from -2^63 to 2^63-1",
+    FieldDescriptor.TYPE_DOUBLE: "a number",
+    FieldDescriptor.TYPE_BOOL: "true or false",
+    FieldDescriptor.TYPE_STRING: "text without lone surrogates",
+}
+
+_TOP_FIELDS: Final = ("model", "client_request_id")
+_SAMPLING_FIELDS: Final = tuple(field.name for field in pb.SamplingOptions.DESCRIPTOR.fields)
+_STREAM_FIELDS: Final = tuple(field.name for field in pb.StreamOptions.DESCRIPTOR.fields)
+
+
+def generate_request(
+    prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+) -> pb.GenerateRequest:
+    """Build a request. A string is text, a sequence of integers is token ids.
+
+    Raises:
+        InvalidRequest: a value does not fit its field; all such fields are named.
+        TypeError: an option that does not exist, or bytes for a prompt.
+    """
+    request = pb.GenerateRequest()
+    values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if isinstance(values.get("stop"), str):
+        values["stop"] = [values["stop"]]
+    writer = _Writer()
+    if isinstance(prompt, bytes | bytearray):
+        raise TypeError("the prompt must be text or token ids, not bytes")
+    if isinstance(prompt, str):
+        writer.put(request, "", "text", prompt)
+    else:
+        request.token_ids.SetInParent()  # empty is set too, and for the service to refuse
+        writer.put(request.token_ids, "token_ids.", "ids", prompt)
+    for name in _TOP_FIELDS:
+        if name in values:
+            writer.put(request, "", name, values.pop(name))
+    for name in _SAMPLING_FIELDS:
+        if name in values:
+            writer.put(request.sampling, "sampling.", name, values.pop(name))
+    for name in _STREAM_FIELDS:
+        if name in values:
+            writer.put(request.stream, "stream.", name, values.pop(name))
+    if values:
+        raise TypeError(f"generate() got an unexpected keyword argument {next(iter(values))!r}")
+    writer.check()
+    return request
+
+
+def cancel_request(stream_id: str) -> pb.CancelRequest:
+    """Build a request to end a stream. Raises InvalidRequest."""
+    return _filled(pb.CancelRequest(), stream_id=stream_id)
+
+
+def get_model_request(model: str) -> model_pb2.GetModelRequest:
+    """Build a request for one model. Raises InvalidRequest."""
+    return _filled(model_pb2.GetModelRequest(), model=model)
+
+
+def tokenize_request(
+    text: str, model: str, add_special_tokens: bool | None
+) -> model_pb2.TokenizeRequest:
+    """Build a request for a text's token ids. Raises InvalidRequest."""
+    return _filled(
+        model_pb2.TokenizeRequest(), text=text, model=model, add_special_tokens=add_special_tokens
+    )
+
+
+def detokenize_request(
+    token_ids: Iterable[int], model: str, skip_special_tokens: bool | None
+) -> model_pb2.DetokenizeRequest:
+    """Build a request for the text of token ids. Raises InvalidRequest."""
+    return _filled(
+        model_pb2.DetokenizeRequest(),
+        token_ids=token_ids,
+        model=model,
+        skip_special_tokens=skip_special_tokens,
+    )
+
+
+def _filled(message: _M, **values: object) -> _M:
+    writer = _Writer()
+    for name, value in values.items():
+        if value is not None:
+            writer.put(message, "", name, value)
+    writer.check()
+    return message
+
+
+class _Writer:
+    """Sets fields, and collects those whose value does not fit instead of failing at the first."""
+
+    def __init__(self) -> None:
+        self._violations: list[FieldViolation] = []
+
+    def put(self, message: Message, prefix: str, name: str, value: object) -> None:
+        field = message.DESCRIPTOR.fields_by_name[name]
+        try:
+            if field.is_repeated:
+                getattr(message, name).extend(value)
+            else:
+                setattr(message, name, value)
+        except (TypeError, ValueError):
+            wanted = _WANTED[field.type]
+            article = "a list, each " if field.is_repeated else ""
+            self._violations.append(FieldViolation(prefix + name, f"must be {article}{wanted}"))
+
+    def check(self) -> None:
+        if self._violations:
+            raise InvalidRequest(
+                "; ".join(f"{v.field}: {v.description}" for v in self._violations),
+                reason="INVALID_REQUEST",
+                field_violations=self._violations,
+            )

@@ -1,0 +1,67 @@
+"""The bridge's settings: from the environment, or from what the command line passes on."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _host_and_port(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not (separator and host and port.isdecimal() and int(port) < 65536):
+        raise ValueError("must be host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+class GatewaySettings(BaseSettings):
+    """How the bridge runs. Environment: TOKENSTREAM_GATEWAY_ and the field's name."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENSTREAM_GATEWAY_", frozen=True)
+
+    upstream: str = Field(
+        default="127.0.0.1:50051",
+        min_length=1,
+        description="The service: host:port, or another gRPC name.",
+    )
+    listen: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        default="127.0.0.1:8080",
+        description="Where to take HTTP requests: host:port. Port 0 takes a free one.",
+    )
+    max_body_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1,
+        le=3 * 1024 * 1024,  # so that the request fits gRPC's usual 4 MiB
+        description="Largest request body in bytes, at most 3 MiB; a larger one is answered 413.",
+    )
+    default_max_delay_ms: int = Field(
+        default=50,
+        ge=0,
+        le=1000,
+        description="How long, in milliseconds, a token after the first may wait for others to"
+        " share its event, where a request does not say.",
+    )
+    request_timeout_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="Longest time in seconds for one answer, the service's queue included.",
+    )
+    keepalive_interval_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="Seconds between comments that keep a silent stream's connection open.",
+    )
+    drain_grace_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="Seconds that running streams have to finish after SIGTERM.",
+    )
+
+    @property
+    def host(self) -> str:
+        """The host part of `listen`, an IPv6 address without its brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port part of `listen`."""
+        return int(self.listen.rpartition(":")[2])

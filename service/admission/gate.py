@@ -1,0 +1,102 @@
+"""The door: how many streams there may be at once, and whether any are taken now.
+
+Every admitted request holds a ticket from before it is rendered until its stream has ended,
+whatever ended it. States of the gate: CLOSED (loading) → OPEN → STOPPING; only OPEN admits.
+
+Bound: `limit` tickets. Full: `Overloaded` with the time after which a place should be free.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import Protocol
+
+from service.errors import EngineLoading, Overloaded, ServiceStopping
+
+MIN_RETRY_AFTER_S = 0.1
+MAX_RETRY_AFTER_S = 30.0
+_SMOOTHING = 0.1  # weight of the newest stream in the mean length of streams
+
+
+class Clock(Protocol):
+    """Seconds of the monotonic clock."""
+
+    def __call__(self) -> float:
+        """Now."""
+
+
+class GateState(Enum):
+    """Whether the gate admits."""
+
+    CLOSED = auto()
+    OPEN = auto()
+    STOPPING = auto()
+
+
+def retry_after_s(limit: int, mean_stream_s: float | None) -> float:
+    """Seconds until one of `limit` running streams should end.
+
+    Streams that end independently, each after `mean_stream_s` seconds in the mean, free a place
+    every `mean_stream_s / limit` seconds (Little's law). One second while none has ended yet.
+    """
+    if mean_stream_s is None:
+        return 1.0
+    return min(max(mean_stream_s / limit, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+
+
+class Gate:
+    """Hands out tickets. Everything runs on one event loop."""
+
+    def __init__(self, limit: int, clock: Clock) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._held = 0
+        self._state = GateState.CLOSED
+        self._mean_stream_s: float | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def held(self) -> int:
+        """Tickets that are out."""
+        return self._held
+
+    def open(self) -> None:
+        """Admit from now on, unless the gate is stopping already."""
+        if self._state is GateState.CLOSED:
+            self._state = GateState.OPEN
+
+    def stop(self) -> None:
+        """Admit no more, for good."""
+        self._state = GateState.STOPPING
+
+    async def until_empty(self) -> None:
+        """Wait until no ticket is out."""
+        await self._empty.wait()
+
+    def check_open(self) -> None:
+        """Raise `EngineLoading` or `ServiceStopping` unless the gate is open."""
+        if self._state is GateState.CLOSED:
+            raise EngineLoading
+        if self._state is GateState.STOPPING:
+            raise ServiceStopping
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold a ticket inside the block. Raises what `check_open` raises, and `Overloaded`."""
+        self.check_open()
+        if self._held >= self._limit:
+            raise Overloaded(self._limit, retry_after_s(self._limit, self._mean_stream_s))
+        self._held += 1
+        self._empty.clear()
+        since = self._clock()
+        try:
+            yield
+        finally:
+            self._held -= 1
+            lasted = self._clock() - since
+            mean = self._mean_stream_s
+            self._mean_stream_s = lasted if mean is None else mean + _SMOOTHING * (lasted - mean)
+            if self._held == 0:
+                self._empty.set()

@@ -1,0 +1,204 @@
+"""Checks a request against its model, before anything is rendered or submitted.
+
+Some of these values would otherwise raise inside the engine process and end it for everybody, so
+the bounds are enforced here whatever vLLM's own layers do. All violations are reported at once,
+each under its field's path in `GenerateRequest`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from service.domain import (
+    DeliveryOptions,
+    GenerationRequest,
+    ModelCard,
+    SamplingOptions,
+    TextPrompt,
+)
+from service.errors import FieldViolation, InvalidRequest, ModelNotFound
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARACTERS = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_CLIENT_REQUEST_ID_CHARACTERS = 128
+MAX_DELAY_S = 1.0
+MAX_REPETITION_PENALTY = 10.0
+WHOLE_MESSAGE = "."
+
+
+def check_model(name: str, model: ModelCard) -> None:
+    """Accept the served model's id, or none at all. Raises `ModelNotFound`."""
+    if name not in ("", model.id):
+        raise ModelNotFound(name, model.id)
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a message larger than the service takes. Raises `InvalidRequest`, naming no field."""
+    if size_bytes > limit_bytes:
+        why = f"the message has {size_bytes} bytes, more than {limit_bytes}"
+        raise InvalidRequest((FieldViolation(WHOLE_MESSAGE, why),))
+
+
+def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int) -> None:
+    """Raise `ModelNotFound`, or `InvalidRequest` with every field that is out of bounds."""
+    check_size(request.size_bytes, limit_bytes)
+    check_model(request.model, model)
+    violations = (
+        *_prompt(request, model),
+        *_sampling(request.sampling, model),
+        *_delivery(request.delivery),
+    )
+    if len(request.client_request_id) > MAX_CLIENT_REQUEST_ID_CHARACTERS:
+        limit = f"has more than {MAX_CLIENT_REQUEST_ID_CHARACTERS} characters"
+        violations += (FieldViolation("client_request_id", limit),)
+    if violations:
+        raise InvalidRequest(violations)
+
+
+def check_fits(prompt_tokens: int, sampling: SamplingOptions, model: ModelCard) -> None:
+    """Check prompt and wanted output together, once the prompt's tokens are counted."""
+    if sampling.max_tokens is None:
+        if sampling.min_tokens is not None and prompt_tokens + sampling.min_tokens > (
+            model.context_length
+        ):
+            raise _does_not_fit("sampling.min_tokens", sampling.min_tokens, prompt_tokens, model)
+    elif prompt_tokens + sampling.max_tokens > model.context_length:
+        raise _does_not_fit("sampling.max_tokens", sampling.max_tokens, prompt_tokens, model)
+
+
+def check_text(text: str, model: ModelCard) -> None:
+    """Check a text for Tokenize. Raises `InvalidRequest`."""
+    if not model.has_tokenizer:
+        raise InvalidRequest((FieldViolation("text", "the model is served without a tokenizer"),))
+    if violations := tuple(_characters("text", text)):
+        raise InvalidRequest(violations)
+
+
+def check_token_ids(token_ids: Sequence[int], model: ModelCard) -> None:
+    """Check ids for Detokenize. Raises `InvalidRequest`."""
+    if not model.has_tokenizer:
+        why = "the model is served without a tokenizer"
+        raise InvalidRequest((FieldViolation("token_ids", why),))
+    if violations := tuple(_token_ids("token_ids", token_ids, model)):
+        raise InvalidRequest(violations)
+
+
+def _does_not_fit(field: str, wanted: int, prompt_tokens: int, model: ModelCard) -> InvalidRequest:
+    why = (
+        f"{wanted} do not fit: the prompt has {prompt_tokens} tokens "
+        f"and the context {model.context_length}"
+    )
+    return InvalidRequest((FieldViolation(field, why),))
+
+
+def _prompt(request: GenerationRequest, model: ModelCard) -> Iterator[FieldViolation]:
+    prompt = request.prompt
+    if prompt is None:
+        yield FieldViolation("prompt", "is missing: set either text or token_ids")
+        return
+    if isinstance(prompt, TextPrompt):
+        if not model.has_tokenizer:
+            yield FieldViolation("text", "the model is served without a tokenizer; use token_ids")
+        elif not prompt.text:
+            yield FieldViolation("text", "is empty")
+        else:
+            yield from _characters("text", prompt.text)
+        return
+    if not prompt.token_ids:
+        yield FieldViolation("token_ids.ids", "is empty")
+    elif len(prompt.token_ids) >= model.context_length:
+        yield FieldViolation(
+            "token_ids.ids",
+            f"has {len(prompt.token_ids)} tokens; with room for one token of output "
+            f"the context holds {model.context_length - 1}",
+        )
+    yield from _token_ids("token_ids.ids", prompt.token_ids, model)
+
+
+def _characters(field: str, text: str) -> Iterator[FieldViolation]:
+    if "\0" in text:
+        yield FieldViolation(field, "contains the character U+0000")
+
+
+def _token_ids(field: str, token_ids: Sequence[int], model: ModelCard) -> Iterator[FieldViolation]:
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < model.vocab_size:
+        bad = next(i for i in token_ids if not 0 <= i < model.vocab_size)
+        yield FieldViolation(field, f"{bad} is not in the vocabulary of {model.vocab_size} tokens")
+
+
+def _sampling(sampling: SamplingOptions, model: ModelCard) -> Iterator[FieldViolation]:
+    s = sampling
+    if s.max_tokens is not None and not 1 <= s.max_tokens < model.context_length:
+        yield FieldViolation(
+            "sampling.max_tokens",
+            f"{s.max_tokens} is not between 1 and {model.context_length - 1}, "
+            "which the model's context has room for",
+        )
+    if s.min_tokens is not None:
+        most = model.context_length - 1 if s.max_tokens is None else s.max_tokens
+        yield from _between("sampling.min_tokens", s.min_tokens, 0, most)
+    yield from _between("sampling.temperature", s.temperature, 0, 2)
+    yield from _between("sampling.min_p", s.min_p, 0, 1)
+    yield from _between("sampling.presence_penalty", s.presence_penalty, -2, 2)
+    yield from _between("sampling.frequency_penalty", s.frequency_penalty, -2, 2)
+    yield from _above_zero("sampling.top_p", s.top_p, 1)
+    yield from _above_zero(
+        "sampling.repetition_penalty", s.repetition_penalty, MAX_REPETITION_PENALTY
+    )
+    yield from _between("sampling.top_k", s.top_k, 0, 2**31 - 1)
+    yield from _between("sampling.seed", s.seed, 0, 2**63 - 1)
+    yield from _stop_strings(s.stop, model)
+    if len(s.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        yield FieldViolation(
+            "sampling.stop_token_ids",
+            f"has {len(s.stop_token_ids)} entries, more than {MAX_STOP_TOKEN_IDS}",
+        )
+    else:
+        yield from _token_ids("sampling.stop_token_ids", s.stop_token_ids, model)
+
+
+def _stop_strings(stop: tuple[str, ...], model: ModelCard) -> Iterator[FieldViolation]:
+    if not stop:
+        return
+    if not model.has_tokenizer:
+        yield FieldViolation("sampling.stop", "the model is served without a tokenizer")
+    if len(stop) > MAX_STOP_STRINGS:
+        yield FieldViolation(
+            "sampling.stop", f"has {len(stop)} entries, more than {MAX_STOP_STRINGS}"
+        )
+        return
+    for position, string in enumerate(stop):
+        if not string:
+            yield FieldViolation(f"sampling.stop[{position}]", "is empty")
+        elif len(string) > MAX_STOP_STRING_CHARACTERS:
+            yield FieldViolation(
+                f"sampling.stop[{position}]",
+                f"has {len(string)} characters, more than {MAX_STOP_STRING_CHARACTERS}",
+            )
+
+
+def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
+    if delivery.max_delay_s > MAX_DELAY_S:
+        yield FieldViolation(
+            "stream.max_delay_ms",
+            f"{delivery.max_delay_s * 1000:.0f} is more than {MAX_DELAY_S * 1000:.0f}",
+        )
+    if delivery.max_tokens_per_message is not None and delivery.max_tokens_per_message < 1:
+        yield FieldViolation("stream.max_tokens_per_message", "must be at least 1")
+
+
+def _between(
+    field: str, value: float | None, least: float, most: float
+) -> Iterator[FieldViolation]:
+    # Written so that NaN, which compares to nothing, is out of bounds.
+    if value is not None and not least <= value <= most:
+        yield FieldViolation(field, f"{_shown(value)} is not between {least} and {most}")
+
+
+def _above_zero(field: str, value: float | None, most: float) -> Iterator[FieldViolation]:
+    if value is not None and not 0 < value <= most:
+        yield FieldViolation(field, f"{_shown(value)} is not above 0 and at most {most:g}")
+
+
+def _shown(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,209 @@
+"""The composition root: makes the parts, starts them in order, stops them in the reverse order.
+
+Start: listen (health says NOT_SERVING) → engine → demultiplexer → gate open, SERVING.
+Stop (SIGTERM, SIGINT, or the engine's death): NOT_SERVING and gate shut → running streams finish,
+within the grace → the rest get UNAVAILABLE → server → engine. A second signal ends the grace.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from contextlib import suppress
+from enum import IntEnum
+from typing import Protocol
+
+import structlog
+from prometheus_client import start_http_server
+
+from service.admission.gate import Gate
+from service.config import ServiceSettings
+from service.demux.demultiplexer import Demultiplexer
+from service.engine.protocol import EngineClient
+from service.errors import EngineStartFailed, ServiceStopping
+from service.pipeline import Pipeline
+from service.telemetry import logging
+from service.telemetry.outcomes import StreamMetrics
+from service.transport.generation_servicer import GenerationServicer
+from service.transport.model_servicer import ModelServicer
+from service.transport.server import CannotListenError, Server
+
+_log = structlog.get_logger(__name__)
+
+_PROGRESS_EVERY_S = 5.0
+_LAST_WORDS_S = 2.0  # for statuses to reach clients once their streams have failed
+
+
+class ExitStatus(IntEnum):
+    """Of the process."""
+
+    OK = 0
+    ENGINE_DIED = 1
+    CANNOT_START = 3
+
+
+class Ready(Protocol):
+    """Called once with the gRPC server's port when requests are welcome."""
+
+    def __call__(self, port: int) -> None:
+        """Tell whoever waits."""
+
+
+class Service:
+    """One service process's parts. `engine` is the real one, or a scripted one in tests."""
+
+    def __init__(self, settings: ServiceSettings, engine: EngineClient) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = StreamMetrics()
+        self.gate = Gate(settings.max_streams, time.monotonic)
+        self.demultiplexer = Demultiplexer(engine)
+        self.pipeline = Pipeline(
+            engine, self.gate, self.demultiplexer, self.metrics, settings.max_request_bytes
+        )
+        self.server = Server(
+            GenerationServicer(self.pipeline),
+            ModelServicer(engine, self.gate, settings.max_request_bytes),
+            settings.max_request_bytes,
+        )
+        self._stop = asyncio.Event()
+        self._stop_at_once = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin to stop; called again, do not wait for running streams."""
+        if self._stop.is_set():
+            self._stop_at_once.set()
+        self._stop.set()
+
+    async def run(self, ready: Ready) -> ExitStatus:
+        """Serve until `stop` is called or the engine dies.
+
+        Raises `CannotListenError` and `EngineStartFailed`, with everything cleaned up.
+        """
+        port = await self.server.start(self.settings.listen)
+        try:
+            if not await self._start_engine():
+                return ExitStatus.OK
+            demultiplexing = asyncio.create_task(self.demultiplexer.run())
+            try:
+                self.gate.open()
+                await self.server.serving()
+                ready(port)
+                await _first(self._stop.wait(), self.demultiplexer.died.wait())
+                died = self.demultiplexer.died.is_set()
+                if died:
+                    _log.error("engine_died")
+                await self._drain()
+            finally:
+                demultiplexing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await demultiplexing
+            return ExitStatus.ENGINE_DIED if died else ExitStatus.OK
+        finally:
+            await self.server.stop(0)
+            await self.engine.stop()
+
+    async def _start_engine(self) -> bool:
+        """Load the model, telling how it goes. False if `stop` was called meanwhile."""
+        progress = _Progress(self.settings.model)
+        starting = asyncio.create_task(self.engine.start(progress.phase))
+        ticking = asyncio.create_task(progress.tick())
+        try:
+            await _first(starting, self._stop.wait())
+            if not starting.done():
+                await self.engine.stop()
+                with suppress(EngineStartFailed):
+                    await starting
+                return False
+            starting.result()
+            progress.done()
+            return True
+        finally:
+            ticking.cancel()
+
+    async def _drain(self) -> None:
+        self.gate.stop()
+        await self.server.draining()
+        if self.gate.held:
+            _log.info("draining", streams=self.gate.held, grace_s=self.settings.drain_grace_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_grace_s):
+                    await _first(self.gate.until_empty(), self._stop_at_once.wait())
+        if self.gate.held:
+            _log.warning("streams_cut_off", streams=self.gate.held)
+            self.demultiplexer.fail_all(ServiceStopping())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.gate.until_empty()
+        await self.server.stop(_LAST_WORDS_S)
+
+
+class _Progress:
+    """Tells what the engine does while it starts, and that it still does it."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._began = time.monotonic()
+        self._phase = "starting"
+
+    def phase(self, phase: str) -> None:
+        self._phase = phase
+        self._tell()
+
+    async def tick(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_EVERY_S)
+            self._tell()
+
+    def done(self) -> None:
+        _log.info("model_loaded", model=self._model, seconds=self._seconds())
+
+    def _tell(self) -> None:
+        _log.info("loading", model=self._model, phase=self._phase, seconds=self._seconds())
+
+    def _seconds(self) -> int:
+        return round(time.monotonic() - self._began)
+
+
+async def _first(*waits: object) -> None:
+    """Return when the first is done; those made here are cancelled."""
+    tasks = [asyncio.ensure_future(w) for w in waits]  # type: ignore[call-overload]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task, wait in zip(tasks, waits, strict=True):
+            if task is not wait:
+                task.cancel()
+
+
+async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
+    """Run a service in this process until a signal; its one line of failure goes to the log."""
+    service = Service(settings, engine)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    if settings.metrics_listen is not None:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        start_http_server(int(port), host, service.metrics.registry)
+
+    def ready(port: int) -> None:
+        host = settings.listen.rpartition(":")[0]
+        _log.info("serving", address=f"{host}:{port}", model=engine.model.id)
+
+    try:
+        return await service.run(ready)
+    except (CannotListenError, EngineStartFailed) as error:
+        print(f"tokenstream serve: {error}", file=sys.stderr)
+        return ExitStatus.CANNOT_START
+
+
+def main(settings: ServiceSettings) -> int:
+    """Serve with vLLM. Returns the process's exit status."""
+    import demo_model
+    from service.engine.vllm_client import VllmEngine
+
+    logging.configure(settings.log_format, settings.log_level)
+    engine = VllmEngine(
+        settings.model, settings.engine_args, settings.engine_log_level, demo_model.path()
+    )
+    return int(asyncio.run(serve(settings, engine)))

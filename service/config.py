@@ -1,0 +1,66 @@
+"""The service's settings: one typed model, read from flags, environment and a YAML file.
+
+Precedence: flags, then `TOKENSTREAM_*` environment variables, then the file's `service:` section,
+then the defaults here. Names are the same everywhere (`--max-streams`, `TOKENSTREAM_MAX_STREAMS`,
+`max_streams:`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _host_and_port(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"{address!r} is not host:port")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_host_and_port)]
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of `tokenstream serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOKENSTREAM_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    model: str = Field(
+        default="demo",
+        description="what to serve: a folder, a hub id, or 'demo' for the embedded model",
+    )
+    listen: Address = Field(default="127.0.0.1:50051", description="host:port of the gRPC server")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="any fields of vLLM's AsyncEngineArgs, as a JSON object",
+    )
+    max_streams: int = Field(
+        default=1024,
+        ge=1,
+        description="most requests at once, queued ones included; more are refused",
+    )
+    max_request_bytes: int = Field(
+        default=4 * 1024 * 1024, ge=1024, description="largest request message in bytes"
+    )
+    drain_grace_s: float = Field(
+        default=30.0, ge=0, description="seconds that running streams get to finish when stopping"
+    )
+    metrics_listen: Address | None = Field(
+        default=None, description="host:port for Prometheus metrics over HTTP; none by default"
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="form of log lines"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least important log lines to write"
+    )
+    engine_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="error", description="the same for vLLM's own log"
+    )

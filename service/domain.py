@@ -1,0 +1,191 @@
+"""What a request is and what comes back, as frozen values without any wire format.
+
+Times are seconds of the monotonic clock unless a name says otherwise; token indexes count a
+choice's output from 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Text for the model's own tokenizer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPrompt:
+    """Token ids, used as they are."""
+
+    token_ids: tuple[int, ...]
+
+
+Prompt = TextPrompt | TokensPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How tokens are chosen; None means the model's default. Bounds: `admission.validation`."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    include_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOptions:
+    """How tokens are merged into messages: at most this long, at most so many; None: no bound."""
+
+    max_delay_s: float = 0.0
+    max_tokens_per_message: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A request as the caller sent it, not yet checked. `size_bytes`: of its message."""
+
+    prompt: Prompt | None
+    model: str = ""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    delivery: DeliveryOptions = field(default_factory=DeliveryOptions)
+    client_request_id: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A served model: its name, most tokens of prompt and output together, number of token ids.
+
+    `has_tokenizer` is False where vLLM was told to skip it: then only token ids go in and out.
+    """
+
+    id: str
+    context_length: int
+    vocab_size: int
+    has_tokenizer: bool = True
+
+
+class FinishReason(Enum):
+    """Why a generation came to an end of its own or was stopped on purpose."""
+
+    STOP = auto()
+    LENGTH = auto()
+    CANCELLED = auto()
+    REPETITION = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFinish:
+    """How the engine, or a stop string, ended a generation.
+
+    `matched` is the stop string or stop token id; None with STOP means the end-of-text token.
+    """
+
+    reason: FinishReason
+    matched: str | int | None = None
+
+
+class EngineOutput(Protocol):
+    """What one engine step brought for one request.
+
+    Structural, so that the engine's own objects pass without a copy: with 256 streams there are
+    ten thousand of these a second.
+    """
+
+    @property
+    def request_id(self) -> str:
+        """The id that the request was submitted under."""
+
+    @property
+    def new_token_ids(self) -> Sequence[int]:
+        """Tokens of this step, in order; usually one."""
+
+    @property
+    def finish_reason(self) -> object | None:
+        """None while the request goes on; what it means is `EngineBatch.explain`'s business."""
+
+
+class EngineBatch(Protocol):
+    """Everything that one engine step brought."""
+
+    @property
+    def outputs(self) -> Sequence[EngineOutput]:
+        """One entry for each request that the step moved on."""
+
+    def explain(self, output: EngineOutput) -> EngineFinish | None:
+        """Tell how a finished output ended; None if the engine failed or aborted the request."""
+
+    def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
+        """Prompt tokens found in the prefix cache, in a request's first output; else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCensus:
+    """Requests that the engine has not finished: decoding, and waiting for their prefill."""
+
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of prompt, of output, and of the prompt that the prefix cache had."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from arrival to the first token (None if none came) and to the end."""
+
+    time_to_first_token_s: float | None
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request was admitted; always a stream's first event."""
+
+    stream_id: str
+    model: str
+    prompt_tokens: int
+    client_request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some tokens, from `first_token_index` on, and the text that became certain with them."""
+
+    first_token_index: int
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of the generation; always a complete stream's last event."""
+
+    finish: EngineFinish
+    usage: Usage
+    timings: Timings
+
+
+Event = Started | Delta | Finished

@@ -1,0 +1,67 @@
+"""What the service needs of an engine. `vllm_client` is the real one, `scripted` the one for tests.
+
+The life of a request here: `render` (prompt to tokens, off the event loop), `submit` under an id
+that the caller made, outputs through `next_batch`, and `abort` if nobody wants the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from service.domain import EngineBatch, EngineCensus, GenerationRequest, ModelCard
+from service.stream.text import TokenDecoder
+
+# Told what the engine is doing while it starts: one short phrase at a time.
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedRequest:
+    """A request in the engine's own form, ready to be submitted once.
+
+    `max_tokens` is what the request asked for or the context leaves; `decoder` is new and belongs
+    to this request; `handle` is the engine's own.
+    """
+
+    prompt_token_count: int
+    max_tokens: int
+    decoder: TokenDecoder
+    handle: Any
+
+
+class EngineClient(Protocol):
+    """An engine, started and stopped once."""
+
+    @property
+    def model(self) -> ModelCard:
+        """The model it serves. Not to be asked before `start` has returned."""
+
+    async def start(self, progress: Progress) -> None:
+        """Load the model. Raises `EngineStartFailed` with one line that says why."""
+
+    async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
+        """Turn a request into the engine's form under this id.
+
+        Raises `InvalidRequest` for what only the engine can see.
+        """
+
+    async def submit(self, rendered: RenderedRequest) -> None:
+        """Hand the request to the engine's queue. Raises `EngineDead`."""
+
+    async def abort(self, engine_ids: Sequence[str]) -> None:
+        """Stop these requests; unknown ids are ignored. Raises `EngineDead`."""
+
+    async def next_batch(self) -> EngineBatch:
+        """Wait for the next step's outputs. Raises `EngineDead`. One caller at a time."""
+
+    async def census(self) -> EngineCensus:
+        """Ask the engine what it has not finished. Raises `EngineDead`."""
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of a text, as a text prompt of it would have."""
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+
+    async def stop(self) -> None:
+        """End the engine and its processes; safe at any time, also while it starts."""

@@ -1,0 +1,237 @@
+"""An engine without a model, for tests and demonstrations: it says back what it was told.
+
+A token is a byte of UTF-8 (ids 0 to 255) or the end of text (256). The answer to a prompt is the
+prompt's own bytes and then the end of text, or the bytes again and again if that is ignored; so
+every token of every stream is known beforehand. It keeps vLLM's rules: one batch a step, at most
+`max_running` requests in it, the others wait; nothing comes for an aborted request.
+
+Time passes by itself every `step_s` seconds, or, with None, only when `step` is called.
+"""
+
+import asyncio
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from service.domain import (
+    EngineBatch,
+    EngineCensus,
+    EngineFinish,
+    EngineOutput,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+    TextPrompt,
+    TokensPrompt,
+)
+from service.engine.protocol import Progress, RenderedRequest
+from service.errors import EngineDead
+
+END_OF_TEXT = 256
+VOCABULARY = 257
+
+
+@dataclass(slots=True)
+class ScriptedOutput:
+    """One step's token of one request."""
+
+    request_id: str
+    new_token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    broken: bool = False
+
+
+@dataclass(slots=True)
+class ScriptedBatch:
+    """One step's outputs."""
+
+    outputs: Sequence[ScriptedOutput]
+
+    def explain(self, output: EngineOutput) -> EngineFinish | None:
+        """Tell how a finished output ended."""
+        assert isinstance(output, ScriptedOutput)
+        if output.broken or output.finish_reason is None:
+            return None
+        return EngineFinish(output.finish_reason, output.stop_reason)
+
+    def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
+        """There is no prefix cache."""
+        return None
+
+
+class Utf8Decoder:
+    """Bytes to text; keeps an incomplete character to itself."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def decode(self, token_id: int) -> str:
+        """Take the next byte."""
+        return "" if token_id == END_OF_TEXT else self._decoder.decode(bytes([token_id]))
+
+
+@dataclass(slots=True)
+class _Job:
+    request_id: str
+    answer: Iterator[int]
+    left: int
+    stop_token_ids: tuple[int, ...]
+    ignore_eos: bool
+    broken: bool = False
+
+
+class ScriptedEngine:
+    """An `EngineClient`; see above."""
+
+    def __init__(
+        self,
+        *,
+        step_s: float | None = 0.0,
+        max_running: int = 1024,
+        context_length: int = 1024,
+        loading: asyncio.Event | None = None,
+    ) -> None:
+        self._step_s = step_s
+        self._max_running = max_running
+        self._loading = loading
+        self._card = ModelCard("scripted", context_length, VOCABULARY)
+        self._jobs: dict[str, _Job] = {}
+        self._batches: asyncio.Queue[ScriptedBatch | None] = asyncio.Queue()
+        self._stepping: asyncio.Task[None] | None = None
+        self._work = asyncio.Event()
+        self._dead = False
+        self.submitted = 0
+
+    @property
+    def model(self) -> ModelCard:
+        """The model it serves."""
+        return self._card
+
+    async def start(self, progress: Progress) -> None:
+        """Be ready at once, or when the event `loading` is set."""
+        progress("learning its lines")
+        if self._loading is not None:
+            await self._loading.wait()
+        if self._step_s is not None:
+            self._stepping = asyncio.create_task(self._step_forever(self._step_s))
+
+    async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
+        """Bytes of the prompt; its answer."""
+        prompt = _prompt_bytes(request)
+        sampling = request.sampling
+        room = self._card.context_length - len(prompt)
+        wanted = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        job = _Job(
+            engine_id,
+            _answer(prompt, sampling.ignore_eos),
+            wanted,
+            sampling.stop_token_ids,
+            sampling.ignore_eos,
+        )
+        return RenderedRequest(len(prompt), wanted, Utf8Decoder(), job)
+
+    async def submit(self, rendered: RenderedRequest) -> None:
+        """Queue it behind the others."""
+        if self._dead:
+            raise EngineDead
+        job: _Job = rendered.handle
+        self._jobs[job.request_id] = job
+        self.submitted += 1
+        self._work.set()
+
+    async def abort(self, engine_ids: Sequence[str]) -> None:
+        """Forget these."""
+        if self._dead:
+            raise EngineDead
+        for engine_id in engine_ids:
+            self._jobs.pop(engine_id, None)
+
+    async def next_batch(self) -> EngineBatch:
+        """Wait for the next step."""
+        batch = None if self._dead else await self._batches.get()
+        if batch is None:
+            raise EngineDead
+        return batch
+
+    async def census(self) -> EngineCensus:
+        """Count what is not finished."""
+        running = min(len(self._jobs), self._max_running)
+        return EngineCensus(running, len(self._jobs) - running)
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """UTF-8; there are no special tokens to add."""
+        return tuple(text.encode())
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """UTF-8, with U+FFFD where it is none."""
+        return bytes(i for i in token_ids if i != END_OF_TEXT).decode(errors="replace")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._stepping is not None:
+            self._stepping.cancel()
+        self.die()
+
+    def step(self) -> None:
+        """Move every running request on by one token."""
+        outputs = [self._next(job) for job in list(self._jobs.values())[: self._max_running]]
+        for output in outputs:
+            if output.finish_reason is not None or output.broken:
+                del self._jobs[output.request_id]
+        if outputs:
+            self._batches.put_nowait(ScriptedBatch(outputs))
+
+    def break_request(self, engine_id: str) -> None:
+        """Let the engine fail this one at its next step."""
+        self._jobs[engine_id].broken = True
+
+    def die(self) -> None:
+        """Let the engine process vanish."""
+        self._dead = True
+        self._batches.put_nowait(None)
+
+    @property
+    def running_ids(self) -> list[str]:
+        """Ids in the order in which they came."""
+        return list(self._jobs)
+
+    def _next(self, job: _Job) -> ScriptedOutput:
+        if job.broken:
+            return ScriptedOutput(job.request_id, (), FinishReason.STOP, broken=True)
+        token_id = next(job.answer)
+        job.left -= 1
+        output = ScriptedOutput(job.request_id, (token_id,))
+        if token_id == END_OF_TEXT and not job.ignore_eos:
+            output.finish_reason = FinishReason.STOP
+        elif token_id in job.stop_token_ids:
+            output.finish_reason, output.stop_reason = FinishReason.STOP, token_id
+        elif job.left == 0:
+            output.finish_reason = FinishReason.LENGTH
+        return output
+
+    async def _step_forever(self, step_s: float) -> None:
+        while True:
+            if not self._jobs:
+                self._work.clear()
+                await self._work.wait()
+            await asyncio.sleep(step_s)
+            self.step()
+
+
+def _prompt_bytes(request: GenerationRequest) -> bytes:
+    match request.prompt:
+        case TextPrompt(text):
+            return text.encode()
+        case TokensPrompt(token_ids):
+            return bytes(i % 256 for i in token_ids)
+        case None:
+            raise ValueError("a request is validated before it is rendered")
+
+
+def _answer(prompt: bytes, ignore_eos: bool) -> Iterator[int]:
+    for _ in count():
+        yield from prompt
+        if not ignore_eos:
+            yield END_OF_TEXT

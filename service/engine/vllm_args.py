@@ -1,0 +1,60 @@
+"""From our settings to vLLM's engine arguments: any field of `AsyncEngineArgs`, checked by name."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.errors import EngineStartFailed
+
+DEMO = "demo"
+DEMO_MODEL_ID = "tokenstream-demo"
+STREAM_SCHEDULER = "service.engine_core.scheduler.StreamScheduler"
+
+_CPU_KV_CACHE_GIB = "1"
+
+# Small and quick to start: the demo model is for trying things, not for speed.
+_DEMO_ARGS: Mapping[str, Any] = {
+    "served_model_name": DEMO_MODEL_ID,
+    "max_model_len": 1024,
+    "max_num_seqs": 128,
+    "enforce_eager": True,
+}
+
+
+def prepare_environment(log_level: str) -> None:
+    """Set what vLLM reads from the environment, where the operator has not; before its import."""
+    # gRPC's threads do not survive a fork.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", log_level.upper())
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def engine_arguments(model: str, extra: Mapping[str, Any], demo_path: Path) -> dict[str, Any]:
+    """The keyword arguments for `AsyncEngineArgs`.
+
+    `model` is a path, a hub id or `demo`. `extra` wins over our defaults. Raises
+    `EngineStartFailed` for a name that vLLM does not have, with the nearest one that it has.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
+    for name in extra:
+        if name not in known:
+            near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise EngineStartFailed(f"engine_args: vLLM has no argument {name!r}{hint}")
+    if "model" in extra:
+        raise EngineStartFailed("engine_args: the model is set by 'model', not here")
+
+    arguments: dict[str, Any] = {"scheduler_cls": STREAM_SCHEDULER}
+    if model == DEMO:
+        arguments |= _DEMO_ARGS
+        model = str(demo_path)
+    if not extra.keys() & {"gpu_memory_utilization", "kv_cache_memory_bytes"}:
+        # Only its CPU build reads this. Unset, it wants nearly all of a machine's free memory.
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
+    return arguments | {"model": model} | dict(extra)

@@ -1,0 +1,250 @@
+"""vLLM's engine process, driven through `EngineCoreClient`, the layer below `AsyncLLM`.
+
+Written for vLLM 0.32.0 and pinned to it: that layer is not a public interface. What is relied on:
+the client's constructor starts the process and waits for it; `add_request_async`,
+`abort_requests_async`, `get_output_async` and `call_utility_all_async`; the fields of
+`EngineCoreOutput`; `EngineDeadError` from any of them once the process has gone.
+"""
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Mapping, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from service.domain import (
+    EngineBatch,
+    EngineCensus,
+    EngineFinish,
+    EngineOutput,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+)
+from service.engine.protocol import Progress, RenderedRequest
+from service.engine.vllm_args import engine_arguments, prepare_environment
+from service.engine.vllm_log import EngineLog
+from service.errors import EngineDead, EngineStartFailed
+
+if TYPE_CHECKING:
+    # vLLM takes ten seconds to import; it is loaded when the engine starts, off the event loop.
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+    from vllm.v1.engine.core_client import AsyncMPClient
+
+    from service.engine.vllm_rendering import VllmRenderer
+
+# vLLM's `FinishReason` by value; ABORT (2) and ERROR (3) are no ends of a request's own.
+_FINISH_REASONS = {
+    0: FinishReason.STOP,
+    1: FinishReason.LENGTH,
+    4: FinishReason.REPETITION,
+}
+
+_STOP_GRACE_S = 20.0
+
+
+class VllmBatch:
+    """One step's outputs, as vLLM sent them."""
+
+    __slots__ = ("outputs",)
+
+    def __init__(self, outputs: "EngineCoreOutputs") -> None:
+        self.outputs: Sequence[EngineCoreOutput] = outputs.outputs
+
+    def explain(self, output: EngineOutput) -> EngineFinish | None:
+        """Tell how a finished output ended; None if the engine failed or aborted the request."""
+        finished = cast("EngineCoreOutput", output)  # only what vLLM sent comes here
+        reason = _FINISH_REASONS.get(int(finished.finish_reason))
+        return None if reason is None else EngineFinish(reason, finished.stop_reason)
+
+    def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
+        """Prompt tokens found in the prefix cache, in a request's first output; else None."""
+        stats = cast("EngineCoreOutput", output).prefill_stats
+        return None if stats is None else int(stats.num_cached_tokens)
+
+
+class VllmEngine:
+    """An `EngineClient`. `model`: path, hub id or `demo`; `engine_args`: as vLLM names them."""
+
+    def __init__(
+        self, model: str, engine_args: Mapping[str, Any], log_level: str, demo_path: Path
+    ) -> None:
+        self._model_source = model
+        self._engine_args = engine_args
+        self._log_level = log_level
+        self._log = EngineLog(log_level)
+        self._demo_path = demo_path
+        self._card: ModelCard | None = None
+        self._client: AsyncMPClient | None = None
+        self._renderer: VllmRenderer | None = None
+        self._tokenizer: Any = None
+        self._starting: asyncio.Future[None] | None = None
+        self._stopping = False
+
+    @property
+    def model(self) -> ModelCard:
+        """The model it serves. Not to be asked before `start` has returned."""
+        assert self._card is not None
+        return self._card
+
+    async def start(self, progress: Progress) -> None:
+        """Load the model. Raises `EngineStartFailed` with one line that says why."""
+        loop = asyncio.get_running_loop()
+
+        def report(phase: str) -> None:
+            if self._stopping:
+                raise EngineStartFailed("stopped while starting")
+            loop.call_soon_threadsafe(progress, phase)
+
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._start, report))
+        await asyncio.shield(self._starting)
+        tasks = await self._alive.get_supported_tasks_async()
+        if "generate" not in tasks:
+            raise EngineStartFailed(f"{self.model.id} is not a model that generates text")
+
+    def _start(self, report: Progress) -> None:
+        self._log.install()
+        try:
+            self._load(report)
+        except EngineStartFailed:
+            raise
+        except Exception as error:
+            raise EngineStartFailed(self._log.root_cause() or _one_line(error)) from error
+
+    def _load(self, report: Progress) -> None:
+        report("importing vLLM")
+        prepare_environment(self._log_level)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.renderers import renderer_from_config
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.core_client import EngineCoreClient
+        from vllm.v1.engine.input_processor import InputProcessor
+        from vllm.v1.executor import Executor
+
+        from service.engine.vllm_rendering import VllmRenderer
+
+        report("reading the model's configuration")
+        arguments = engine_arguments(self._model_source, self._engine_args, self._demo_path)
+        config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+        renderer = renderer_from_config(config)
+        processor = InputProcessor(config, renderer)
+
+        report("starting the engine process and loading the weights")
+        _keep_terminal_interrupts_from_children()
+        self._client = EngineCoreClient.make_async_mp_client(
+            vllm_config=config,
+            executor_class=Executor.get_class(config),
+            log_stats=False,
+            renderer=renderer,
+        )
+        # Only now: the engine may have fitted the context length to its memory.
+        served = config.model_config.served_model_name
+        self._tokenizer = renderer.tokenizer
+        self._renderer = VllmRenderer(processor, config.model_config.get_diff_sampling_param())
+        self._card = ModelCard(
+            id=served if isinstance(served, str) else served[0],
+            context_length=config.model_config.max_model_len,
+            vocab_size=config.model_config.get_vocab_size(),
+            has_tokenizer=renderer.tokenizer is not None,
+        )
+
+    @property
+    def _alive(self) -> "AsyncMPClient":
+        if self._client is None:
+            raise EngineDead
+        return self._client
+
+    async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
+        """See `EngineClient.render`."""
+        assert self._renderer is not None
+        return await self._renderer.render(engine_id, request)
+
+    async def submit(self, rendered: RenderedRequest) -> None:
+        """Hand the request to the engine's queue. Raises `EngineDead`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._alive.add_request_async(rendered.handle)
+        except EngineDeadError as dead:
+            raise EngineDead from dead
+
+    async def abort(self, engine_ids: Sequence[str]) -> None:
+        """Stop these requests; unknown ids are ignored. Raises `EngineDead`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._alive.abort_requests_async(list(engine_ids))
+        except EngineDeadError as dead:
+            raise EngineDead from dead
+
+    async def next_batch(self) -> EngineBatch:
+        """Wait for the next step's outputs. Raises `EngineDead`. One caller at a time."""
+        try:
+            return VllmBatch(await self._alive.get_output_async())
+        except Exception as dead:  # whatever it is, there will be no more outputs
+            raise EngineDead from dead
+
+    async def census(self) -> EngineCensus:
+        """Ask the engine what it has not finished. Raises `EngineDead`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            counts = await self._alive.call_utility_all_async("tokenstream_census")
+        except EngineDeadError as dead:
+            raise EngineDead from dead
+        return EngineCensus(sum(c[0] for c in counts), sum(c[1] for c in counts))
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of a text, as a text prompt of it would have."""
+        ids = await asyncio.to_thread(
+            self._tokenizer.encode, text, add_special_tokens=add_special_tokens
+        )
+        return tuple(ids)
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return str(
+            await asyncio.to_thread(
+                self._tokenizer.decode, list(token_ids), skip_special_tokens=skip_special_tokens
+            )
+        )
+
+    async def stop(self) -> None:
+        """End the engine and its processes; safe at any time, also while it starts."""
+        self._stopping = True
+        if self._starting is not None and not self._starting.done():
+            # The starting thread waits for the engine process: without it, it gives up.
+            while not self._starting.done():
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                await asyncio.wait([self._starting], timeout=0.2)
+        if self._starting is not None and not self._starting.cancelled():
+            self._starting.exception()  # told to whoever awaits `start`
+        if self._client is not None:
+            await asyncio.to_thread(self._client.shutdown, timeout=_STOP_GRACE_S)
+            self._client = None
+        self._log.remove()
+
+
+def _keep_terminal_interrupts_from_children() -> None:
+    """Block SIGINT in this thread: processes it starts inherit that, and theirs.
+
+    A Ctrl-C in a terminal goes to every process of the foreground group. The service answers it
+    with a drain, for which it needs its engine; it ends the engine itself. Python's resource
+    tracker unblocks SIGINT as it starts, so it has to be there before.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _one_line(error: Exception) -> str:
+    """The readable part of an exception that vLLM raised while starting."""
+    if callable(errors := getattr(error, "errors", None)):  # pydantic's: one message a field
+        try:
+            return "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in errors())
+        except (TypeError, KeyError):
+            pass
+    first = str(error).strip().partition("\n")[0]
+    return first or type(error).__name__

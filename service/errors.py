@@ -1,0 +1,138 @@
+"""Everything that can go wrong with a request, and who must act.
+
+::
+
+    ServiceError
+    ├── InvalidRequest        the caller: mend the named fields
+    ├── ModelNotFound         the caller: ask ListModels
+    ├── StreamNotFound        the caller: no running stream has that id
+    ├── Overloaded            the caller: come back after `retry_after_s`
+    ├── Unavailable           the caller: try another replica, or come back
+    │   ├── EngineLoading         the model is still loading
+    │   ├── ServiceStopping       the service drains or has drained
+    │   └── EngineDead            the engine process is gone; the service ends
+    ├── DeadlineExceeded      the caller's own deadline passed
+    └── RequestFailed         the operator: the engine failed this one request
+
+`transport.status` turns each into a gRPC status; nothing else does. `reason` is the stable,
+machine-readable name that goes into `google.rpc.ErrorInfo`. None of the messages carries
+internals, a prompt or an answer.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field: its path in the request's message, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class ServiceError(Exception):
+    """A request cannot be served, or not to its end. Expected; never a bug by itself."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+
+class InvalidRequest(ServiceError):
+    """The request has bad fields. Raised before anything reaches the engine."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: tuple[FieldViolation, ...]) -> None:
+        """Name at least one violation."""
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class ModelNotFound(ServiceError):
+    """The request names a model that this service does not serve."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str, served: str) -> None:
+        """Tell which model was asked for and which one there is."""
+        super().__init__(f"model {model[:128]!r} is not served here; {served!r} is")
+
+
+class StreamNotFound(ServiceError):
+    """No running stream has that id: it ended, or never was."""
+
+    reason = "STREAM_NOT_FOUND"
+
+    def __init__(self) -> None:
+        """The id itself is not repeated: it could be another caller's."""
+        super().__init__("no running stream has this id")
+
+
+class Overloaded(ServiceError):
+    """All places are taken. `retry_after_s` seconds: when one should be free, from the load."""
+
+    reason = "TOO_MANY_STREAMS"
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        """Tell the limit that was met."""
+        super().__init__(f"all {limit} streams of this service are taken")
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(ServiceError):
+    """The service cannot take or finish requests now. `retry_after_s` in seconds."""
+
+    reason = "UNAVAILABLE"
+    message: ClassVar[str] = "the service is not available"
+    retry_after_s: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        """The message is the class's own."""
+        super().__init__(self.message)
+
+
+class EngineLoading(Unavailable):
+    """The model is still loading; health says NOT_SERVING."""
+
+    reason = "ENGINE_LOADING"
+    message = "the model is still loading"
+    retry_after_s = 5.0
+
+
+class ServiceStopping(Unavailable):
+    """The service is being stopped: nothing new is taken, and the grace may have passed."""
+
+    reason = "SERVICE_STOPPING"
+    message = "the service is stopping"
+
+
+class EngineDead(Unavailable):
+    """The engine process ended by itself. The operator must look; callers go elsewhere."""
+
+    reason = "ENGINE_DEAD"
+    message = "the engine is not running"
+    retry_after_s = 5.0
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's deadline passed, in the queue or during decoding."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        """The deadline is the caller's; there is nothing to add."""
+        super().__init__("the caller's deadline passed")
+
+
+class RequestFailed(ServiceError):
+    """The engine failed this request alone. The log has the cause."""
+
+    reason = "ENGINE_FAILED"
+
+    def __init__(self) -> None:
+        """No internals in the text."""
+        super().__init__("the engine could not complete this request")
+
+
+class EngineStartFailed(Exception):
+    """The engine cannot start: bad model, bad argument, no memory. The process ends so."""

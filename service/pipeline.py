@@ -1,0 +1,232 @@
+"""The path of a request on one page: admit, render, open its stream, submit, yield, release.
+
+Every request takes it from top to bottom and leaves by exactly one end, which is counted and
+logged in one place. Releasing is the business of the context managers: whatever ends the request,
+an exception, a closed generator or a cancelled task, the route goes, the engine is told to stop if
+it has not finished, and the ticket is handed back.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from service.admission import validation
+from service.admission.gate import Gate
+from service.demux.demultiplexer import Demultiplexer
+from service.domain import (
+    EngineFinish,
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Started,
+    Timings,
+    Usage,
+)
+from service.engine.protocol import EngineClient, RenderedRequest
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    RequestFailed,
+    ServiceError,
+    ServiceStopping,
+    StreamNotFound,
+    Unavailable,
+)
+from service.stream.text import StopRules, TextAssembler
+from service.stream.token_stream import TokenStream
+from service.telemetry.outcomes import Outcome, StreamMetrics
+
+_log = structlog.get_logger(__name__)
+
+_FINISH_OUTCOMES = {
+    FinishReason.STOP: Outcome.STOP,
+    FinishReason.LENGTH: Outcome.LENGTH,
+    FinishReason.CANCELLED: Outcome.CANCELLED,
+    FinishReason.REPETITION: Outcome.REPETITION,
+}
+
+# gRPC cancels a handler at the caller's deadline, a moment before or after our own timer.
+_DEADLINE_SLACK = 0.01  # seconds
+
+
+@dataclass(slots=True)
+class _Account:
+    """What is known of a request when it ends."""
+
+    stream_id: str
+    arrived: float
+    deadline: float | None
+    outcome: Outcome | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    time_to_first_token_s: float | None = None
+
+
+class Pipeline:
+    """Generates. `clock`: monotonic seconds; `max_request_bytes`: largest message to take."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        gate: Gate,
+        demultiplexer: Demultiplexer,
+        metrics: StreamMetrics,
+        max_request_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._demultiplexer = demultiplexer
+        self._metrics = metrics
+        self._max_request_bytes = max_request_bytes
+        self._clock = clock
+        metrics.running.set_function(lambda: gate.held)
+
+    async def generate(
+        self, request: GenerationRequest, deadline: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Yield a request's events. `deadline`: the clock's time at which it must have ended.
+
+        Raises a `ServiceError`; closing the generator ends the decoding.
+        """
+        account = _Account(secrets.token_urlsafe(16), self._clock(), deadline)
+        with self._accounted(account, request), self._gate.admitted():
+            model = self._engine.model
+            validation.check_request(request, model, self._max_request_bytes)
+            rendered = await self._render(account.stream_id, request, deadline)
+            account.prompt_tokens = rendered.prompt_token_count
+            validation.check_fits(rendered.prompt_token_count, request.sampling, model)
+
+            sampling = request.sampling
+            rules = StopRules(sampling.stop, sampling.min_tokens or 0, sampling.include_stop)
+            text = TextAssembler(rendered.decoder, rules)
+            stream = TokenStream(text, request.delivery, self._clock)
+            with (
+                self._demultiplexer.attached(account.stream_id, stream) as route,
+                _ended_at(deadline, stream, self._clock),
+            ):
+                await self._engine.submit(rendered)
+                yield Started(
+                    account.stream_id,
+                    model.id,
+                    rendered.prompt_token_count,
+                    request.client_request_id,
+                )
+                while (delta := await stream.read()) is not None:
+                    account.output_tokens = stream.tokens_delivered
+                    if account.time_to_first_token_s is None and stream.first_token_at is not None:
+                        account.time_to_first_token_s = stream.first_token_at - account.arrived
+                    yield delta
+                finish = stream.finish
+                assert finish is not None
+                account.outcome = outcome_of_finish(finish)
+                yield Finished(
+                    finish,
+                    Usage(
+                        rendered.prompt_token_count,
+                        stream.tokens_delivered,
+                        route.cached_prompt_tokens,
+                    ),
+                    Timings(account.time_to_first_token_s, self._clock() - account.arrived),
+                )
+
+    async def _render(
+        self, stream_id: str, request: GenerationRequest, deadline: float | None
+    ) -> RenderedRequest:
+        remaining = None if deadline is None else deadline - self._clock()
+        try:
+            async with asyncio.timeout(remaining):
+                return await self._engine.render(stream_id, request)
+        except TimeoutError as passed:
+            raise DeadlineExceeded from passed
+
+    def cancel(self, stream_id: str) -> None:
+        """End a running stream on purpose. Raises `StreamNotFound`."""
+        if not self._demultiplexer.cancel(stream_id):
+            raise StreamNotFound
+
+    @contextmanager
+    def _accounted(self, account: _Account, request: GenerationRequest) -> Iterator[None]:
+        """Count and log the one end of a request, and hide what no caller should see."""
+        try:
+            yield
+        except ServiceError as error:
+            account.outcome = outcome_of(error)
+            raise
+        except Exception as error:
+            account.outcome = Outcome.FAILED
+            _log.exception("request_failed", stream_id=account.stream_id)
+            raise RequestFailed from error
+        finally:
+            now = self._clock()
+            if account.outcome is None:  # closed or cancelled from outside, before its end
+                passed = account.deadline is not None and now >= account.deadline - _DEADLINE_SLACK
+                account.outcome = Outcome.DEADLINE if passed else Outcome.DISCONNECTED
+            self._metrics.ended.labels(account.outcome.value).inc()
+            self._metrics.tokens.inc(account.output_tokens)
+            if account.time_to_first_token_s is not None:
+                self._metrics.time_to_first_token.observe(account.time_to_first_token_s)
+            _log.info(
+                "request_ended",
+                stream_id=account.stream_id,
+                client_request_id=request.client_request_id[:128],
+                outcome=account.outcome.value,
+                prompt_tokens=account.prompt_tokens,
+                output_tokens=account.output_tokens,
+                first_token_s=_rounded(account.time_to_first_token_s),
+                total_s=_rounded(now - account.arrived),
+            )
+
+
+def outcome_of_finish(finish: EngineFinish) -> Outcome:
+    """Which end of a request a complete generation is."""
+    if finish.reason is FinishReason.STOP and isinstance(finish.matched, str):
+        return Outcome.STOP_STRING
+    return _FINISH_OUTCOMES[finish.reason]
+
+
+def outcome_of(error: ServiceError) -> Outcome:
+    """Which end of a request an error is."""
+    match error:
+        case InvalidRequest() | ModelNotFound():
+            return Outcome.REFUSED
+        case Overloaded():
+            return Outcome.OVERLOADED
+        case DeadlineExceeded():
+            return Outcome.DEADLINE
+        case ServiceStopping():
+            return Outcome.STOPPING
+        case Unavailable():
+            return Outcome.UNAVAILABLE
+        case _:
+            return Outcome.FAILED
+
+
+@contextmanager
+def _ended_at(
+    deadline: float | None, stream: TokenStream, clock: Callable[[], float]
+) -> Iterator[None]:
+    """Fail the stream when the deadline passes inside the block."""
+    if deadline is None:
+        yield
+        return
+    remaining = max(0.0, deadline - clock())
+    timer = asyncio.get_running_loop().call_later(
+        remaining, lambda: stream.fail(DeadlineExceeded())
+    )
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

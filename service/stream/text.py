@@ -1,0 +1,125 @@
+"""Token ids to text: what is certain comes out, what is not is held back.
+
+Rules:
+
+1. Text never shows half a character: the decoder keeps incomplete UTF-8 until its rest comes. If
+   it never comes, it is dropped, as vLLM drops it.
+2. Stop strings are found wherever they lie across tokens. With several, the one that completes
+   first wins; at the same place, the first in the request's list.
+3. While a stop string could still begin in the text's tail (its longest length less one
+   characters), that tail is held back, unless the request wants its stop string in the text.
+4. A stop string counts only in text of tokens after the first `min_tokens`.
+5. Tokens after the one that completes a stop string are not part of the answer.
+
+Joined, the text equals vLLM's own for the same tokens; a property test holds both against each
+other (tests/engine/test_text_like_vllm.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class TokenDecoder(Protocol):
+    """Incremental decoder of one request's output; keeps incomplete characters to itself."""
+
+    def decode(self, token_id: int) -> str:
+        """Take the next token; return the text that became certain, possibly none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """What of a request's sampling options concerns its text."""
+
+    strings: tuple[str, ...] = ()
+    min_tokens: int = 0
+    include_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StopMatch:
+    """A stop string was found; the first `tokens_kept` tokens of those fed belong to the answer."""
+
+    string: str
+    tokens_kept: int
+
+
+class TextAssembler:
+    """One request's text.
+
+    Holds no more than the text that was not taken yet and the tail that a stop string can reach
+    into: its owner bounds the first by taking, `admission` bounds the second.
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_ended",
+        "_held",
+        "_rules",
+        "_tail",
+        "_taken_tail",
+        "_text",
+        "_tokens",
+    )
+
+    def __init__(self, decoder: TokenDecoder, rules: StopRules) -> None:
+        self._decoder = decoder
+        self._rules = rules
+        self._tail = max((len(s) for s in rules.strings), default=1) - 1
+        self._held = 0 if rules.include_stop else self._tail
+        # Not yet taken text, behind it always `_tail` characters (fewer at the start) to search in.
+        self._text = ""
+        self._taken_tail = ""
+        self._tokens = 0
+        self._ended = False
+
+    @property
+    def needs_every_step(self) -> bool:
+        """Whether tokens must be fed as they come (to see a stop string), not at a flush."""
+        return bool(self._rules.strings)
+
+    def feed(self, token_ids: Sequence[int], *, last_is_stop: bool = False) -> StopMatch | None:
+        """Decode tokens. `last_is_stop`: the last one ended the generation and is no text.
+
+        Returns a match if a stop string completed. The caller feeds nothing after a match.
+        """
+        skip = last_is_stop and not self._rules.include_stop
+        for position, token_id in enumerate(token_ids):
+            self._tokens += 1
+            if skip and position == len(token_ids) - 1:
+                continue
+            piece = self._decoder.decode(token_id)
+            if not piece:
+                continue
+            self._text += piece
+            if self._rules.strings and self._tokens > self._rules.min_tokens:
+                matched = self._search(len(piece))
+                if matched is not None:
+                    return StopMatch(matched, position + 1)
+        return None
+
+    def take(self, *, final: bool) -> str:
+        """Give out the text that is certain; with `final` all that is left."""
+        held = 0 if final or self._ended else self._held
+        certain = len(self._text) - held
+        if certain <= 0:
+            return ""
+        out, self._text = self._text[:certain], self._text[certain:]
+        if self._tail:
+            self._taken_tail = (self._taken_tail + out)[-self._tail :]
+        return out
+
+    def _search(self, new_characters: int) -> str | None:
+        window = self._taken_tail + self._text
+        best: tuple[int, int, str] | None = None
+        for string in self._rules.strings:
+            at = window.find(string, max(0, len(window) - new_characters - len(string) + 1))
+            if at >= 0 and (best is None or at + len(string) < best[0]):
+                best = (at + len(string), at, string)
+        if best is None:
+            return None
+        end, start, string = best
+        cut = (end if self._rules.include_stop else start) - len(self._taken_tail)
+        self._text = self._text[: max(0, cut)]
+        self._ended = True
+        return string

@@ -1,0 +1,64 @@
+"""How requests end: every request that reaches the service is counted here exactly once."""
+
+from enum import Enum
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Outcome(Enum):
+    """The one end of a request; the value is the metric's label.
+
+    A call that the caller closed and one whose connection broke look the same to a gRPC server,
+    so they share `DISCONNECTED`.
+    """
+
+    STOP = "stop"  # end-of-text token or stop token
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    CANCELLED = "cancelled"  # the Cancel call
+    DISCONNECTED = "disconnected"
+    DEADLINE = "deadline"
+    STOPPING = "stopping"  # the service's, with the grace over or refusing
+    REFUSED = "refused"  # bad request, unknown model
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"  # the engine loading, or dead
+    FAILED = "failed"
+
+
+class StreamMetrics:
+    """Metrics of the streams, in a registry of their own so that tests see one service's only."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.ended = Counter(
+            "tokenstream_requests_total",
+            "Generate requests by how they ended.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in Outcome:
+            self.ended.labels(outcome.value)
+        self.running = Gauge(
+            "tokenstream_streams_running",
+            "Streams that were admitted and have not ended.",
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "tokenstream_tokens_delivered_total",
+            "Output tokens handed to the wire.",
+            registry=self.registry,
+        )
+        self.time_to_first_token = Histogram(
+            "tokenstream_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self.registry,
+        )
+
+    def count(self, outcome: Outcome) -> int:
+        """How many requests ended so."""
+        value = self.registry.get_sample_value(
+            "tokenstream_requests_total", {"outcome": outcome.value}
+        )
+        return int(value or 0)

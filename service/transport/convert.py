@@ -1,0 +1,126 @@
+"""Between the contract's messages and the domain's values; no decisions."""
+
+from google.protobuf.duration_pb2 import Duration
+from tokenstream.v1 import generation_pb2, model_pb2
+
+from service.domain import (
+    DeliveryOptions,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+    Prompt,
+    SamplingOptions,
+    Started,
+    TextPrompt,
+    TokensPrompt,
+)
+
+_FINISH_REASONS = {
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.REPETITION: generation_pb2.FINISH_REASON_REPETITION,
+}
+
+# A repeated field has a length, not a presence.
+_LISTS = ("stop", "stop_token_ids")
+
+
+def to_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
+    """The request that a message describes."""
+    options = message.sampling
+    chosen = {f.name: value for f, value in options.ListFields() if f.name not in _LISTS}
+    delivery = message.stream
+    return GenerationRequest(
+        prompt=_prompt(message),
+        model=message.model,
+        sampling=SamplingOptions(
+            **chosen, stop=tuple(options.stop), stop_token_ids=tuple(options.stop_token_ids)
+        ),
+        delivery=DeliveryOptions(
+            max_delay_s=delivery.max_delay_ms / 1000,
+            max_tokens_per_message=(
+                delivery.max_tokens_per_message
+                if delivery.HasField("max_tokens_per_message")
+                else None
+            ),
+        ),
+        client_request_id=message.client_request_id,
+        size_bytes=message.ByteSize(),
+    )
+
+
+def _prompt(message: generation_pb2.GenerateRequest) -> Prompt | None:
+    match message.WhichOneof("prompt"):
+        case "text":
+            return TextPrompt(message.text)
+        case "token_ids":
+            return TokensPrompt(tuple(message.token_ids.ids))
+        case _:
+            return None
+
+
+def from_event(event: Event) -> generation_pb2.GenerateResponse:
+    """The message for an event."""
+    match event:
+        case Delta():
+            return generation_pb2.GenerateResponse(
+                delta=generation_pb2.Delta(
+                    first_token_index=event.first_token_index,
+                    token_ids=event.token_ids,
+                    text=event.text,
+                )
+            )
+        case Started():
+            return generation_pb2.GenerateResponse(
+                started=generation_pb2.Started(
+                    stream_id=event.stream_id,
+                    model=event.model,
+                    prompt_tokens=event.prompt_tokens,
+                    client_request_id=event.client_request_id,
+                )
+            )
+        case Finished():
+            return generation_pb2.GenerateResponse(finished=_finished(event))
+
+
+def _finished(event: Finished) -> generation_pb2.Finished:
+    message = generation_pb2.Finished(
+        reason=_FINISH_REASONS[event.finish.reason],
+        usage=generation_pb2.Usage(
+            prompt_tokens=event.usage.prompt_tokens,
+            completion_tokens=event.usage.completion_tokens,
+            cached_prompt_tokens=event.usage.cached_prompt_tokens,
+        ),
+        timings=generation_pb2.Timings(total=_duration(event.timings.total_s)),
+    )
+    if event.timings.time_to_first_token_s is not None:
+        message.timings.time_to_first_token.CopyFrom(_duration(event.timings.time_to_first_token_s))
+    match event.finish.matched:
+        case str(string):
+            message.stop_string = string
+        case int(token_id):
+            message.stop_token_id = token_id
+    return message
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
+def from_model(card: ModelCard) -> model_pb2.Model:
+    """The message for a model."""
+    capabilities = [model_pb2.CAPABILITY_TOKEN_IDS_PROMPT]
+    if card.has_tokenizer:
+        capabilities.insert(0, model_pb2.CAPABILITY_TEXT_PROMPT)
+    return model_pb2.Model(
+        id=card.id,
+        context_length=card.context_length,
+        vocab_size=card.vocab_size,
+        capabilities=capabilities,
+    )

@@ -1,0 +1,77 @@
+"""`tokenstream.v1.ModelService`: what is served, and text to tokens and back."""
+
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from tokenstream.v1 import model_pb2, model_pb2_grpc
+
+from service.admission import validation
+from service.admission.gate import Gate
+from service.domain import ModelCard
+from service.engine.protocol import EngineClient
+from service.transport.convert import from_model
+from service.transport.status import StatusError, status_boundary
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Answers from the engine, while the gate is open."""
+
+    def __init__(self, engine: EngineClient, gate: Gate, max_request_bytes: int) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._max_request_bytes = max_request_bytes
+
+    async def ListModels(
+        self, request: model_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> model_pb2.ListModelsResponse:
+        """All models."""
+        try:
+            with status_boundary():
+                return model_pb2.ListModelsResponse(models=[from_model(self._model(request))])
+        except StatusError as error:
+            await context.abort_with_status(error.status)
+
+    async def GetModel(
+        self, request: model_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> model_pb2.GetModelResponse:
+        """One model."""
+        try:
+            with status_boundary():
+                model = self._model(request, request.model)
+                return model_pb2.GetModelResponse(model=from_model(model))
+        except StatusError as error:
+            await context.abort_with_status(error.status)
+
+    async def Tokenize(
+        self, request: model_pb2.TokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> model_pb2.TokenizeResponse:
+        """Text to token ids."""
+        try:
+            with status_boundary():
+                validation.check_text(request.text, self._model(request, request.model))
+                special = not request.HasField("add_special_tokens") or request.add_special_tokens
+                ids = await self._engine.tokenize(request.text, add_special_tokens=special)
+                return model_pb2.TokenizeResponse(token_ids=ids)
+        except StatusError as error:
+            await context.abort_with_status(error.status)
+
+    async def Detokenize(
+        self, request: model_pb2.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> model_pb2.DetokenizeResponse:
+        """Token ids to text."""
+        try:
+            with status_boundary():
+                validation.check_token_ids(request.token_ids, self._model(request, request.model))
+                skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+                text = await self._engine.detokenize(request.token_ids, skip_special_tokens=skip)
+                return model_pb2.DetokenizeResponse(text=text)
+        except StatusError as error:
+            await context.abort_with_status(error.status)
+
+    def _model(self, request: Message, name: str = "") -> ModelCard:
+        """Check what all calls have in common, and give the model they ask for."""
+        self._gate.check_open()
+        validation.check_size(request.ByteSize(), self._max_request_bytes)
+        validation.check_model(name, self._engine.model)
+        return self._engine.model

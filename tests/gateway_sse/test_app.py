@@ -1,0 +1,135 @@
+"""Starting and stopping the bridge."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import httpx
+import pytest
+from httpx_sse import aconnect_sse
+from pydantic import ValidationError
+
+from gateway_sse.app import serve
+from gateway_sse.config import GatewaySettings
+from tests.clients.scripted import ScriptedService, deltas, finished, started
+from tests.gateway_sse.conftest import Gateway
+
+PATH = "/v1/completions/stream"
+
+
+async def test_a_taken_port_is_one_line_and_a_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert await serve(GatewaySettings(listen=listen)) == 1
+    line = f"tokenstream gateway: cannot listen on {listen}: Address already in use\n"
+    assert capsys.readouterr().err == line
+
+
+async def test_a_running_stream_finishes_while_new_connections_are_refused(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    go_on = asyncio.Event()
+    service.script = [started(), *deltas("a"), go_on, finished(1)]
+    gateway = Gateway(settings)
+    async with (
+        httpx.AsyncClient(base_url=gateway.url) as http,
+        aconnect_sse(http, "POST", PATH, json={"prompt": "Hi"}) as source,
+    ):
+        events = source.aiter_sse()
+        await anext(events)
+        gateway.stop.set()
+        await refused(gateway.port)
+        go_on.set()
+        rest = [event async for event in events]
+    assert [event.event for event in rest] == ["message", "finished", "message"]
+    await asyncio.wait_for(gateway.serving, 2)
+
+
+async def refused(port: int) -> None:
+    async with asyncio.timeout(2):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_what_outlives_the_grace_is_told_that_the_gateway_stops(
+    service: ScriptedService, settings: GatewaySettings, begun: bool
+) -> None:
+    service.script = [started(), asyncio.Event()] if begun else [asyncio.Event()]
+    gateway = Gateway(settings.model_copy(update={"drain_grace_s": 0.2}))
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        asking = asyncio.create_task(http.post(PATH, json={"prompt": "Hi"}))
+        await service.arrived.wait()
+        gateway.stop.set()
+        response = await asking
+    assert response.status_code == (200 if begun else 503)
+    assert '"GATEWAY_STOPPING"' in response.text
+    assert response.text.endswith("data: [DONE]\n\n") == begun
+    await asyncio.wait_for(gateway.serving, 2)
+    assert service.cancelled.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_process_with_status_0_after_its_streams(
+    service: ScriptedService, settings: GatewaySettings, number: signal.Signals
+) -> None:
+    go_on = asyncio.Event()
+    service.script = [started(), go_on, finished(0)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import asyncio, logging, sys; from gateway_sse.app import serve;"
+        "from gateway_sse.config import GatewaySettings; logging.basicConfig(level='INFO');"
+        "sys.exit(asyncio.run(serve(GatewaySettings())))",
+        env={
+            **os.environ,
+            "TOKENSTREAM_GATEWAY_UPSTREAM": service.target,
+            "TOKENSTREAM_GATEWAY_LISTEN": "127.0.0.1:0",
+        },
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    log = b""
+    while b"listening on http://" not in log:
+        line = await asyncio.wait_for(process.stderr.readline(), 20)
+        assert line, "it ended too early"
+        log += line
+    url = log.split(b"listening on ")[1].split(b",")[0].decode()
+    async with (
+        httpx.AsyncClient(base_url=url) as http,
+        aconnect_sse(http, "POST", PATH, json={"prompt": "Hi"}) as source,
+    ):
+        events = source.aiter_sse()
+        await anext(events)
+        process.send_signal(number)
+        while b"gateway stopping" not in log:
+            log += await asyncio.wait_for(process.stderr.readline(), 5)
+        go_on.set()
+        assert [event.event async for event in events] == ["finished", "message"]
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert b"Traceback" not in await process.stderr.read()
+
+
+@pytest.mark.parametrize("listen", ["8080", "localhost", "localhost:", ":80", "h:99999", "h:x"])
+def test_a_listen_address_needs_host_and_port(listen: str) -> None:
+    with pytest.raises(ValidationError, match="host:port"):
+        GatewaySettings(listen=listen)
+
+
+def test_an_ipv6_address_is_read_without_its_brackets() -> None:
+    settings = GatewaySettings(listen="[::1]:8080")
+    assert (settings.host, settings.port) == ("::1", 8080)
+
+
+def test_the_environment_sets_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENSTREAM_GATEWAY_DRAIN_GRACE_S", "3")
+    assert GatewaySettings().drain_grace_s == 3

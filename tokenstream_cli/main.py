@@ -1,0 +1,78 @@
+"""`tokenstream COMMAND …`: finds the command; each loads only what it needs."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tokenstream_cli.settings import USAGE_ERROR
+
+_HELP = """\
+usage: tokenstream COMMAND [--config FILE] [options]
+
+  serve      the gRPC service, with vLLM
+  gateway    the bridge for browsers: server-sent events and a page
+  up         both
+  generate   send one prompt to a service and print the answer as it comes
+
+`tokenstream COMMAND --help` lists a command's options. Each is also an environment variable
+(TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and, for serve and gateway, a key of the
+YAML file that --config or TOKENSTREAM_CONFIG names (sections `service` and `gateway`)."""
+
+
+def _serve(argv: Sequence[str]) -> int:
+    from service.app import main as serve
+    from service.config import ServiceSettings
+    from tokenstream_cli.settings import load
+
+    return serve(load(ServiceSettings, command="serve", section="service", argv=argv))
+
+
+def _gateway(argv: Sequence[str]) -> int:
+    import asyncio
+
+    from gateway_sse.app import serve
+    from gateway_sse.config import GatewaySettings
+    from tokenstream_cli.settings import load
+
+    settings = load(GatewaySettings, command="gateway", section="gateway", argv=argv)
+    return asyncio.run(serve(settings))
+
+
+def _up(argv: Sequence[str]) -> int:
+    from tokenstream_cli.up import main as up
+
+    return up(argv)
+
+
+def _generate(argv: Sequence[str]) -> int:
+    from tokenstream_cli.generate import main as generate
+
+    return generate(argv)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "serve": _serve,
+    "gateway": _gateway,
+    "up": _up,
+    "generate": _generate,
+}
+
+
+def main() -> None:
+    """Entry point of the `tokenstream` program."""
+    argv = sys.argv[1:]
+    if argv and argv[0] in _COMMANDS:
+        sys.exit(_COMMANDS[argv[0]](argv[1:]))
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(_HELP)
+        sys.exit(0)
+    if argv and argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"tokenstream {version('tokenstream')}")
+        sys.exit(0)
+    print(_HELP, file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from gateway_sse.streams import OpenStreams
 
 _log = logging.getLogger("tokenstream.gateway")
 
+_LOG_FORMAT: Final = "%(asctime)s [%(levelname)s] %(message)s"
 _PORT_TAKEN: Final = 1
 # Between cutting the last streams and uvicorn's own, rougher end: time to send their last events.
 _LAST_WORDS_S: Final = 5
@@ -52,11 +53,15 @@ async def serve(settings: GatewaySettings) -> int:
     one, or the grace's end, ends them with an ``error`` event. Status 0 after that, 1 if the port
     cannot be taken.
     """
+    # Does nothing where the process has its own logging already.
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the rest is said here
     try:
         listener = bind(settings)
     except OSError as error:
         # Python's own text repeats the address; a name that does not resolve has no errno.
-        cause = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        cause = os.strerror(number) if number > 0 else error.strerror
         print(f"tokenstream gateway: cannot listen on {settings.listen}: {cause}", file=sys.stderr)
         return _PORT_TAKEN
 

@@ -16,44 +16,46 @@ def _host_and_port(value: str) -> str:
 class GatewaySettings(BaseSettings):
     """How the bridge runs. Environment: TOKENSTREAM_GATEWAY_ and the field's name."""
 
-    model_config = SettingsConfigDict(env_prefix="TOKENSTREAM_GATEWAY_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TOKENSTREAM_GATEWAY_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     upstream: str = Field(
         default="127.0.0.1:50051",
         min_length=1,
-        description="The service: host:port, or another gRPC name.",
+        description="the service: host:port, or another gRPC name",
     )
     listen: Annotated[str, AfterValidator(_host_and_port)] = Field(
         default="127.0.0.1:8080",
-        description="Where to take HTTP requests: host:port. Port 0 takes a free one.",
+        description="host:port of the HTTP server; port 0 takes a free one",
     )
     max_body_bytes: int = Field(
         default=1024 * 1024,
         ge=1,
         le=3 * 1024 * 1024,  # so that the request fits gRPC's usual 4 MiB
-        description="Largest request body in bytes, at most 3 MiB; a larger one is answered 413.",
+        description="largest request body in bytes, at most 3 MiB; a larger one is answered 413",
     )
     default_max_delay_ms: int = Field(
         default=50,
         ge=0,
         le=1000,
-        description="How long, in milliseconds, a token after the first may wait for others to"
-        " share its event, where a request does not say.",
+        description="milliseconds that a token after the first may wait for others to share its"
+        " event, where the request does not say; 0 to 1000",
     )
     request_timeout_s: float = Field(
         default=600.0,
         gt=0,
-        description="Longest time in seconds for one answer, the service's queue included.",
+        description="most seconds for one answer, the service's queue included",
     )
     keepalive_interval_s: float = Field(
         default=15.0,
         gt=0,
-        description="Seconds between comments that keep a silent stream's connection open.",
+        description="seconds between comments that keep a silent stream's connection open",
     )
     drain_grace_s: float = Field(
         default=20.0,
         ge=0,
-        description="Seconds that running streams have to finish after SIGTERM.",
+        description="seconds that running streams get to finish when stopping",
     )
 
     @property

@@ -126,7 +126,6 @@ function stop() {
   const answer = current;
   if (!answer || answer.stopping) return;
   answer.stopping = true;
-  buttons();
   const cut = () => answer.controller.abort();
   if (answer.streamId === null) return cut();
   setTimeout(cut, STOP_GRACE_MS);
@@ -141,9 +140,11 @@ function show(state, text) {
 }
 
 function buttons() {
-  $("send").disabled = current !== null;
-  $("stop").disabled = current === null || current.stopping;
-  for (const example of $("examples").children) example.disabled = current !== null;
+  const [off, on] = current ? ["send", "stop"] : ["stop", "send"];
+  $(on).disabled = false;
+  // A button that is disabled loses the keyboard's focus; the other one takes it over.
+  if (document.activeElement === $(off)) $(on).focus();
+  $(off).disabled = true;
 }
 
 function problem(text) {
@@ -190,7 +191,7 @@ $("temperature").addEventListener("input", (event) => {
 });
 $("examples").addEventListener("click", (event) => {
   const example = event.target.closest("button");
-  if (!example) return;
+  if (!example || current) return;
   $("prompt").value = example.textContent;
   ask();
 });

@@ -222,9 +222,13 @@ class VllmEngine:
                 await asyncio.wait([self._starting], timeout=0.2)
         if self._starting is not None and not self._starting.cancelled():
             self._starting.exception()  # told to whoever awaits `start`
-        if self._client is not None:
-            await asyncio.to_thread(self._client.shutdown, timeout=_STOP_GRACE_S)
-            self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            await asyncio.to_thread(client.shutdown, timeout=_STOP_GRACE_S)
+            await asyncio.sleep(0)  # its sockets are closed by a callback on this loop
+            client.resources.ctx.destroy(linger=0)
+        if self._renderer is not None:
+            self._renderer.close()
         self._log.remove()
 
 

@@ -66,6 +66,10 @@ class VllmRenderer:
         self._model_config = processor.model_config
         self._defaults = dict(defaults)
 
+    def close(self) -> None:
+        """End the renderer's threads."""
+        self._renderer.shutdown()
+
     async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
         """See `EngineClient.render`."""
         field = "text" if isinstance(request.prompt, TextPrompt) else "token_ids.ids"

@@ -5,7 +5,7 @@ import threading
 
 import grpc
 import pytest
-from tokenstream_client import Busy, Cancelled, Client, Delta, Finished, NotFound, Started
+from tokenstream_client import Busy, Cancelled, Client, Delta, Finished, NotFound, Started, Stream
 
 from tests.clients.scripted import (
     STREAM_ID,
@@ -41,19 +41,22 @@ async def test_a_reader_that_leaves_early_cancels_the_call_on_the_service(
 ) -> None:
     service.script = [started(), *deltas("a"), asyncio.Event()]
 
-    def use(client: Client) -> None:
+    def use(client: Client) -> Stream:
         stream = client.generate("Hi")
         if way == "block":
             with stream:
                 next(iter(stream))
-            return
-        for _ in stream if way == "events" else stream.text():
-            break
+        else:
+            for _ in stream if way == "events" else stream.text():
+                break
+        return stream
 
     with Client(service.target) as client:
-        await asyncio.to_thread(use, client)
+        # Kept: gRPC cancels a call that is collected, but nobody should depend on it.
+        kept = await asyncio.to_thread(use, client)
         async with asyncio.timeout(1):
             await service.cancelled.wait()
+        assert kept.started is not None
 
 
 async def test_cancel_from_another_thread_ends_a_waiting_reader(service: ScriptedService) -> None:

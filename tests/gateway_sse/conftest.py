@@ -43,9 +43,9 @@ def settings(service: ScriptedService) -> GatewaySettings:
 async def gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     gateway = Gateway(settings)
     yield gateway
-    assert len(gateway.streams) == 0, "a stream was left open"
     gateway.stop.set()
     await gateway.serving
+    assert len(gateway.streams) == 0, "a stream was left open"
 
 
 @pytest.fixture

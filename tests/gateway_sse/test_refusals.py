@@ -1,5 +1,7 @@
 """What goes wrong before a stream's start is an HTTP status with a JSON body."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -142,18 +144,30 @@ async def test_a_bad_body_is_refused_before_the_service_is_asked(
     assert service.requests == []
 
 
-@pytest.mark.parametrize("declared", [True, False])
-async def test_a_body_over_the_limit_is_413_whether_or_not_its_length_is_declared(
-    http: httpx.AsyncClient, settings: GatewaySettings, declared: bool
+async def test_a_body_over_the_limit_is_413(
+    http: httpx.AsyncClient, settings: GatewaySettings
 ) -> None:
-    async def chunks() -> Any:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(settings.max_body_bytes // 65536 + 1):
             yield b"x" * 65536
 
-    body: Any = b"x" * (settings.max_body_bytes + 1) if declared else chunks()
-    response = await http.post(PATH, content=body, headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    response = await http.post(PATH, content=chunks(), headers=headers)
     assert response.status_code == 413
     assert (await refusal(response))["reason"] == "BODY_TOO_LARGE"
+
+
+async def test_a_body_that_declares_too_much_is_refused_before_it_is_read(
+    gateway: Gateway, settings: GatewaySettings
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"POST /v1/completions/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % (settings.max_body_bytes + 1)
+    )
+    async with asyncio.timeout(2):
+        assert b" 413 " in await reader.readline()
+    writer.close()
 
 
 async def test_a_bad_query_is_refused_as_a_bad_body_is(http: httpx.AsyncClient) -> None:

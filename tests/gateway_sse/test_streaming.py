@@ -199,6 +199,21 @@ async def test_a_get_stream_is_cancelled_too(service: ScriptedService, gateway: 
     await all_closed(gateway)
 
 
+async def test_a_caller_that_leaves_while_sending_its_body_is_no_error(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"POST /v1/completions/stream HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    await reader.readuntil(b"100 Continue")  # the bridge waits for the body
+    writer.close()
+    gateway.stop.set()
+    await gateway.serving
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_an_event_source_that_reconnects_is_told_to_stop(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:

@@ -1,0 +1,56 @@
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import pytest
+
+from service.engine.protocol import EngineClient
+from service.engine.scripted import ScriptedEngine
+from tests.service.running import RunningService, running_service
+
+
+class Serve(Protocol):
+    """Starts services that end with the test."""
+
+    async def __call__(
+        self, engine: EngineClient | None = None, *, wait: bool = True, **settings: Any
+    ) -> RunningService: ...
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            engine: EngineClient | None = None, *, wait: bool = True, **settings: Any
+        ) -> RunningService:
+            return await stack.enter_async_context(running_service(engine, wait=wait, **settings))
+
+        yield start
+
+
+@pytest.fixture
+async def running(serve: Serve) -> RunningService:
+    """A service with the scripted engine and default settings."""
+    return await serve()
+
+
+@pytest.fixture
+async def stepped(serve: Serve) -> RunningService:
+    """A service whose engine moves only when the test calls its `step`."""
+    return await serve(ScriptedEngine(step_s=None))
+
+
+@pytest.fixture
+def clock() -> "FakeClock":
+    return FakeClock()
+
+
+class FakeClock:
+    """Seconds that pass only when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now

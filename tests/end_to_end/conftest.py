@@ -1,0 +1,89 @@
+"""The service over vLLM for real: one engine for all tests of this folder, in float32.
+
+Float32 because the composition of a batch moves bfloat16 logits by enough to change a token.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import demo_model
+import pytest
+import pytest_asyncio
+from service.app import ExitStatus, Service
+from service.config import ServiceSettings
+from service.domain import EngineCensus
+from service.engine.vllm_client import VllmEngine
+from tokenstream_client import AsyncClient
+
+ORACLE = Path(__file__).with_name("offline_oracle.py")
+
+Answers = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RealService:
+    """A running service with the real engine, and a client to it."""
+
+    service: Service
+    address: str
+    client: AsyncClient
+
+    async def until_engine_idle(self, within_s: float) -> EngineCensus:
+        """Ask the engine until it has nothing unfinished; the last answer, at the latest."""
+        async with asyncio.timeout(within_s + 1):
+            deadline = asyncio.get_running_loop().time() + within_s
+            while True:
+                census = await self.service.engine.census()
+                if census == EngineCensus(0, 0):
+                    return census
+                if asyncio.get_running_loop().time() > deadline:
+                    return census
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[Any]], Answers]:
+    """Ask vLLM's offline API; one engine start for each call."""
+
+    def ask(requests: Sequence[Any]) -> Answers:
+        answer_file = tmp_path_factory.mktemp("oracle") / "answers.json"
+        subprocess.run(
+            [sys.executable, str(ORACLE), str(demo_model.path()), str(answer_file)],
+            input=json.dumps(requests),
+            text=True,
+            check=True,
+            timeout=300,
+            capture_output=True,
+        )
+        answers: Answers = json.loads(answer_file.read_text())
+        return answers
+
+    return ask
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real() -> AsyncIterator[RealService]:
+    """The service with vLLM and the demo model, on a free port."""
+    settings = ServiceSettings(
+        listen="127.0.0.1:0", engine_args={"dtype": "float32"}, drain_grace_s=1
+    )
+    engine = VllmEngine(
+        settings.model, settings.engine_args, settings.engine_log_level, demo_model.path()
+    )
+    service = Service(settings, engine)
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(service.run(port.set_result))
+    await asyncio.wait([running, port], return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    address = f"127.0.0.1:{port.result()}"
+    async with AsyncClient(address) as client:
+        yield RealService(service, address, client)
+    service.stop()
+    assert await running is ExitStatus.OK

@@ -1,0 +1,40 @@
+"""vLLM's own offline result for a list of requests: JSON on standard input, JSON in a file.
+
+Run as a program of its own, so that the engine it starts and the one under test never meet.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(model: str, answer_file: str) -> None:
+    """Answer all requests with `vllm.LLM` in float32."""
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm import LLM, SamplingParams
+
+    requests = json.load(sys.stdin)
+    llm = LLM(model, dtype="float32", max_model_len=1024, enforce_eager=True, max_num_seqs=128)
+    prompts = [
+        r["prompt"] if isinstance(r["prompt"], str) else {"prompt_token_ids": r["prompt"]}
+        for r in requests
+    ]
+    outputs = llm.generate(prompts, [SamplingParams(**r["params"]) for r in requests])
+    answers = [
+        {
+            "text": o.outputs[0].text,
+            "token_ids": list(o.outputs[0].token_ids),
+            "finish_reason": o.outputs[0].finish_reason,
+            "stop_reason": o.outputs[0].stop_reason,
+            "prompt_tokens": len(o.prompt_token_ids),
+        }
+        for o in outputs
+    ]
+    Path(answer_file).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -12,11 +12,11 @@ from typing import Final, TypedDict
 
 import uvicorn
 from starlette.applications import Starlette
-from tokenstream_client import AsyncClient
 
 from gateway_sse.config import GatewaySettings
 from gateway_sse.routes import EXCEPTION_HANDLERS, Bridge, routes
 from gateway_sse.streams import OpenStreams
+from tokenstream_client import AsyncClient
 
 _log = logging.getLogger("tokenstream.gateway")
 

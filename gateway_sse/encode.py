@@ -17,9 +17,8 @@ event can hold several tokens, and a browser that reconnects by itself sends the
 import json
 from typing import Any, Final
 
-from tokenstream_client import Delta, Finished, Started
-
 from gateway_sse.problems import Problem
+from tokenstream_client import Delta, Finished, Started
 
 DONE: Final = b"data: [DONE]\n\n"
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NoReturn, cast
 
-from tokenstream_client import GenerateOptions
-
 from gateway_sse.problems import Refused
+from tokenstream_client import GenerateOptions
 
 
 class Kind(Enum):

@@ -13,16 +13,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
-from tokenstream_client import (
-    AsyncClient,
-    AsyncStream,
-    Delta,
-    Event,
-    Finished,
-    Internal,
-    Started,
-    TokenstreamError,
-)
 
 from gateway_sse import encode
 from gateway_sse import request as requests
@@ -35,6 +25,16 @@ from gateway_sse.problems import (
     problem_from_http,
 )
 from gateway_sse.streams import OpenStreams
+from tokenstream_client import (
+    AsyncClient,
+    AsyncStream,
+    Delta,
+    Event,
+    Finished,
+    Internal,
+    Started,
+    TokenstreamError,
+)
 
 _PAGE: Final = Path(__file__).parent / "page"
 _PAGE_FILES: Final = ("index.html", "style.css", "app.js", "sse.js", "icon.svg")

@@ -9,9 +9,9 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
-from typing import Protocol
 
 import structlog
 from prometheus_client import start_http_server
@@ -42,13 +42,6 @@ class ExitStatus(IntEnum):
     CANNOT_START = 3
 
 
-class Ready(Protocol):
-    """Called once with the gRPC server's port when requests are welcome."""
-
-    def __call__(self, port: int) -> None:
-        """Tell whoever waits."""
-
-
 class Service:
     """One service process's parts. `engine` is the real one, or a scripted one in tests."""
 
@@ -75,8 +68,10 @@ class Service:
             self._stop_at_once.set()
         self._stop.set()
 
-    async def run(self, ready: Ready) -> ExitStatus:
+    async def run(self, ready: Callable[[int], None]) -> ExitStatus:
         """Serve until `stop` is called or the engine dies.
+
+        `ready` is called once, with the server's port, when requests are welcome.
 
         Raises `CannotListenError` and `EngineStartFailed`, with everything cleaned up.
         """

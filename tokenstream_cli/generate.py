@@ -14,6 +14,8 @@ from dataclasses import asdict
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from tokenstream_cli.settings import load
 from tokenstream_client import (
     AsyncClient,
     AsyncStream,
@@ -23,8 +25,6 @@ from tokenstream_client import (
     Finished,
     TokenstreamError,
 )
-
-from tokenstream_cli.settings import load
 
 _FAILED = 1
 _INTERRUPTED = 128 + signal.SIGINT

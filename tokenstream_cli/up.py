@@ -24,9 +24,13 @@ _KILL_AFTER_S = 75.0
 _TRY = """
   tokenstream is up.
 
-    from a terminal    {program} generate --server {service} "What is gRPC?"
-    with curl          curl -N --json '{{"prompt": "What is gRPC?"}}' http://{gateway}/v1/completions/stream
-    in a browser       http://{gateway}/
+    from a terminal
+      {program} generate --server {service} "What is gRPC?"
+    with curl
+      curl -N http://{gateway}/v1/completions/stream \\
+        -H 'content-type: application/json' -d '{{"prompt": "What is gRPC?"}}'
+    in a browser
+      http://{gateway}/
 
   Ctrl-C ends it.
 """

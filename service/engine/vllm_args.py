@@ -39,6 +39,9 @@ def engine_arguments(model: str, extra: Mapping[str, Any], demo_path: Path) -> d
     `model` is a path, a hub id or `demo`. `extra` wins over our defaults. Raises
     `EngineStartFailed` for a name that vLLM does not have, with the nearest one that it has.
     """
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
+        raise EngineStartFailed(f"model: there is no folder {model}")
+
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
@@ -53,8 +56,10 @@ def engine_arguments(model: str, extra: Mapping[str, Any], demo_path: Path) -> d
     arguments: dict[str, Any] = {"scheduler_cls": STREAM_SCHEDULER}
     if model == DEMO:
         arguments |= _DEMO_ARGS
-        model = str(demo_path)
+        path = str(demo_path)
+    else:
+        path = str(Path(model).expanduser()) if model.startswith("~") else model
     if not extra.keys() & {"gpu_memory_utilization", "kv_cache_memory_bytes"}:
         # Only its CPU build reads this. Unset, it wants nearly all of a machine's free memory.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
-    return arguments | {"model": model} | dict(extra)
+    return arguments | {"model": path} | dict(extra)

@@ -1,7 +1,6 @@
 """Between the contract's messages and the domain's values; no decisions."""
 
 from google.protobuf.duration_pb2 import Duration
-from tokenstream.v1 import generation_pb2, model_pb2
 
 from service.domain import (
     DeliveryOptions,
@@ -17,6 +16,7 @@ from service.domain import (
     TextPrompt,
     TokensPrompt,
 )
+from tokenstream.v1 import generation_pb2, model_pb2
 
 _FINISH_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,

@@ -6,11 +6,11 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from tokenstream.v1 import generation_pb2, generation_pb2_grpc
 
 from service.pipeline import Pipeline
 from service.transport.convert import from_event, to_request
 from service.transport.status import StatusError, status_boundary
+from tokenstream.v1 import generation_pb2, generation_pb2_grpc
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):

@@ -4,7 +4,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from tokenstream.v1 import model_pb2, model_pb2_grpc
 
 from service.admission import validation
 from service.admission.gate import Gate
@@ -12,6 +11,7 @@ from service.domain import ModelCard
 from service.engine.protocol import EngineClient
 from service.transport.convert import from_model
 from service.transport.status import StatusError, status_boundary
+from tokenstream.v1 import model_pb2, model_pb2_grpc
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from tokenstream.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 from service.transport.generation_servicer import GenerationServicer
 from service.transport.model_servicer import ModelServicer
+from tokenstream.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 GENERATION_SERVICE = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name

@@ -1,9 +1,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tokenstream_client import AsyncClient
 
 from tests.clients.scripted import ScriptedService, scripted_service
+from tokenstream_client import AsyncClient
 
 
 @pytest.fixture

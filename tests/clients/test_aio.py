@@ -5,6 +5,20 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+
+from tests.clients.scripted import (
+    STREAM_ID,
+    Fail,
+    ScriptedService,
+    answer,
+    bad_fields,
+    deltas,
+    finished,
+    reason,
+    retry_in,
+    scripted_service,
+    started,
+)
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream_client import (
     Aborted,
@@ -30,20 +44,6 @@ from tokenstream_client import (
     TooLarge,
     Unavailable,
     Usage,
-)
-
-from tests.clients.scripted import (
-    STREAM_ID,
-    Fail,
-    ScriptedService,
-    answer,
-    bad_fields,
-    deltas,
-    finished,
-    reason,
-    retry_in,
-    scripted_service,
-    started,
 )
 
 

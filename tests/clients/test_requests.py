@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream_client import FieldViolation, GenerateOptions, InvalidRequest
 from tokenstream_client.requests import generate_request

@@ -5,7 +5,6 @@ import threading
 
 import grpc
 import pytest
-from tokenstream_client import Busy, Cancelled, Client, Delta, Finished, NotFound, Started, Stream
 
 from tests.clients.scripted import (
     STREAM_ID,
@@ -17,6 +16,7 @@ from tests.clients.scripted import (
     retry_in,
     started,
 )
+from tokenstream_client import Busy, Cancelled, Client, Delta, Finished, NotFound, Started, Stream
 
 
 async def test_an_answer_arrives_as_events_and_as_text(service: ScriptedService) -> None:

@@ -8,13 +8,15 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import demo_model
 import pytest
 import pytest_asyncio
+
+import demo_model
 from service.app import ExitStatus, Service
 from service.config import ServiceSettings
 from service.domain import EngineCensus
@@ -79,9 +81,11 @@ async def real() -> AsyncIterator[RealService]:
     service = Service(settings, engine)
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(service.run(port.set_result))
-    await asyncio.wait([running, port], return_when=asyncio.FIRST_COMPLETED)
+    running.add_done_callback(lambda ended: port.cancel())
+    with suppress(asyncio.CancelledError):
+        await port
     if running.done():
-        running.result()
+        running.result()  # raises what kept it from starting
     address = f"127.0.0.1:{port.result()}"
     async with AsyncClient(address) as client:
         yield RealService(service, address, client)

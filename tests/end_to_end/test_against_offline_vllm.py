@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+
 from tokenstream_client import Delta, Finished, Started
 
 # The fixtures' classes live in conftest, which is no importable module here.
 RealService = Any
 Answers = list[dict[str, Any]]
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(420)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(420),
+]
 
 REQUESTS = 64
 QUESTIONS = (
@@ -40,7 +45,10 @@ def some_requests(seed: int, count: int) -> list[dict[str, Any]]:
         if chance.random() < 0.5:
             params["temperature"] = 0.0
         else:
-            params |= {"temperature": chance.choice((0.7, 1.0, 1.6)), "seed": chance.randrange(2**40)}
+            params |= {
+                "temperature": chance.choice((0.7, 1.0, 1.6)),
+                "seed": chance.randrange(2**40),
+            }
             if chance.random() < 0.3:
                 params["top_p"] = 0.9
             if chance.random() < 0.3:

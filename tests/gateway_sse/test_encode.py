@@ -6,10 +6,10 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenstream_client import Delta, Started
 
 from gateway_sse import encode
 from gateway_sse.problems import Problem
+from tokenstream_client import Delta, Started
 
 
 def parse(data: bytes) -> list[ServerSentEvent]:

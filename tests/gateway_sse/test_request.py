@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from tokenstream_client import GenerateOptions
 
 from gateway_sse.problems import Refused
 from gateway_sse.request import FIELDS, from_body, from_query
+from tokenstream_client import GenerateOptions
 
 
 def body(**values: Any) -> bytes:

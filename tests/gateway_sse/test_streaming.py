@@ -8,7 +8,6 @@ import grpc
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
-from tokenstream.v1 import generation_pb2 as pb
 
 from gateway_sse.config import GatewaySettings
 from tests.clients.scripted import (
@@ -23,6 +22,7 @@ from tests.clients.scripted import (
     started,
 )
 from tests.gateway_sse.conftest import Gateway
+from tokenstream.v1 import generation_pb2 as pb
 
 PATH = "/v1/completions/stream"
 

@@ -10,14 +10,14 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
-from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import generation_pb2_grpc, model_pb2_grpc
 
 from service.app import ExitStatus, Service
 from service.config import ServiceSettings
 from service.engine.protocol import EngineClient
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import generation_pb2_grpc, model_pb2_grpc
 
 PATIENCE_S = 10.0  # far more than anything here takes; what waits so long has failed
 
@@ -25,7 +25,7 @@ PATIENCE_S = 10.0  # far more than anything here takes; what waits so long has f
 async def eventually(condition: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
     """Wait until something that has no event of its own is true."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - see above
+        while not condition():
             await asyncio.sleep(0.001)
 
 

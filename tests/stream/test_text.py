@@ -13,9 +13,9 @@ LETTERS = "ab\u00e9\u20ac\U0001f600"
 FEW = "ab\u20ac"
 
 texts = st.text(alphabet=LETTERS, max_size=30)
-stop_strings = st.lists(
-    st.text(alphabet=FEW, min_size=1, max_size=4), max_size=4, unique=True
-).map(tuple)
+stop_strings = st.lists(st.text(alphabet=FEW, min_size=1, max_size=4), max_size=4, unique=True).map(
+    tuple
+)
 
 
 class PieceDecoder:

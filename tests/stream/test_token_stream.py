@@ -132,9 +132,7 @@ async def test_a_reader_that_slept_through_the_delay_gets_the_next_token_at_once
 
 
 async def test_so_many_tokens_end_the_delay(clock: FakeClock) -> None:
-    stream = stream_of(
-        clock, delivery=DeliveryOptions(max_delay_s=1.0, max_tokens_per_message=3)
-    )
+    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=1.0, max_tokens_per_message=3))
     push(stream, "a")
     await stream.read()
     reader = await reading(stream)
@@ -173,9 +171,7 @@ async def test_no_delta_has_more_tokens_than_it_may(clock: FakeClock) -> None:
 async def test_with_stop_strings_a_deltas_text_does_not_run_ahead_of_its_tokens(
     clock: FakeClock,
 ) -> None:
-    stream = stream_of(
-        clock, StopRules(("XYZ",)), DeliveryOptions(max_tokens_per_message=2)
-    )
+    stream = stream_of(clock, StopRules(("XYZ",)), DeliveryOptions(max_tokens_per_message=2))
     push(stream, "abcdefgh")
     push(stream, "", STOP)
     tokens = letters = 0
@@ -352,7 +348,8 @@ async def test_any_order_of_steps_and_reads_gives_every_token_once_and_in_order(
     try:
         if reader is not None and (delta := await reader) is not None:
             deltas.append(delta)
-        deltas += await rest(stream)
+        while (delta := await stream.read()) is not None:
+            deltas.append(delta)
         assert end != "fail"
     except RequestFailed:
         assert end == "fail"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from google.protobuf.duration_pb2 import Duration
+
 from tokenstream.v1 import generation_pb2 as pb
 
 

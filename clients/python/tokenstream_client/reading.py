@@ -1,7 +1,6 @@
 """What both kinds of stream know about the answer that they read. No I/O."""
 
 from tokenstream.v1 import generation_pb2 as pb
-
 from tokenstream_client.events import Event, Finished, Started, event_from_message
 
 

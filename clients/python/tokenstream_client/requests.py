@@ -9,9 +9,9 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
-
 from tokenstream_client.errors import FieldViolation, InvalidRequest
 
 

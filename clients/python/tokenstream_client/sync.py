@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
+
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
-
 from tokenstream_client import health, requests
 from tokenstream_client.channel import ClientOptions, channel_arguments
 from tokenstream_client.errors import TokenstreamError

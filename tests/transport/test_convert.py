@@ -1,0 +1,191 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+
+from service.domain import (
+    DeliveryOptions,
+    Delta,
+    EngineFinish,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ModelCard,
+    SamplingOptions,
+    Started,
+    TextPrompt,
+    Timings,
+    TokensPrompt,
+    Usage,
+)
+from service.transport.convert import from_event, from_model, to_request
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import model_pb2
+
+FIELDS = list(pb.SamplingOptions.DESCRIPTOR.fields)
+
+# A value of each type that is no default, and the zero.
+VALUES: dict[int, tuple[Any, Any]] = {
+    FieldDescriptor.TYPE_UINT32: (7, 0),
+    FieldDescriptor.TYPE_INT64: (7, 0),
+    FieldDescriptor.TYPE_DOUBLE: (0.25, 0.0),
+    FieldDescriptor.TYPE_BOOL: (True, False),
+    FieldDescriptor.TYPE_STRING: ("x", ""),
+}
+
+
+def converted(name: str, value: Any) -> SamplingOptions:
+    request = pb.GenerateRequest(text="x", sampling=pb.SamplingOptions(**{name: value}))
+    return to_request(pb.GenerateRequest.FromString(request.SerializeToString())).sampling
+
+
+def test_the_domain_has_the_options_of_the_contract_and_no_others() -> None:
+    assert {field.name for field in FIELDS} == {
+        field.name for field in dataclasses.fields(SamplingOptions)
+    }
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_sampling_option_reaches_the_domain_and_zero_is_a_value(
+    field: FieldDescriptor,
+) -> None:
+    for value in VALUES[field.type]:
+        wire, own = ([value], (value,)) if field.is_repeated else (value, value)
+        options = converted(field.name, wire)
+        assert getattr(options, field.name) == own
+        assert (
+            dataclasses.replace(options, **{field.name: getattr(SamplingOptions(), field.name)})
+            == SamplingOptions()
+        ), "another option changed too"
+
+
+def test_what_is_not_set_is_the_domains_default() -> None:
+    assert to_request(pb.GenerateRequest()) == GenerationRequest(None)
+
+
+def test_every_scalar_option_tells_zero_from_unset() -> None:
+    for message in pb.SamplingOptions, pb.StreamOptions:
+        for field in message.DESCRIPTOR.fields:
+            assert field.is_repeated or field.has_presence
+
+
+@pytest.mark.parametrize(
+    ("message", "prompt"),
+    [
+        (pb.GenerateRequest(text="hé"), TextPrompt("hé")),
+        (pb.GenerateRequest(text=""), TextPrompt("")),
+        (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[3, 1])), TokensPrompt((3, 1))),
+        (pb.GenerateRequest(token_ids=pb.TokenIds()), TokensPrompt(())),
+        (pb.GenerateRequest(), None),
+    ],
+)
+def test_prompts_and_their_absence(message: pb.GenerateRequest, prompt: object) -> None:
+    assert to_request(message).prompt == prompt
+
+
+def test_the_rest_of_a_request_is_carried_over() -> None:
+    message = pb.GenerateRequest(
+        model="m",
+        text="x",
+        stream=pb.StreamOptions(max_delay_ms=250, max_tokens_per_message=3),
+        client_request_id="mine",
+    )
+    assert to_request(message) == GenerationRequest(
+        TextPrompt("x"),
+        model="m",
+        delivery=DeliveryOptions(0.25, 3),
+        client_request_id="mine",
+        size_bytes=message.ByteSize(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "delivery"),
+    [
+        (pb.StreamOptions(max_delay_ms=0), DeliveryOptions(0.0, None)),
+        (pb.StreamOptions(max_tokens_per_message=0), DeliveryOptions(0.0, 0)),
+        (pb.StreamOptions(max_delay_ms=1000), DeliveryOptions(1.0, None)),
+        (pb.StreamOptions(max_delay_ms=2**32 - 1), DeliveryOptions((2**32 - 1) / 1000, None)),
+    ],
+)
+def test_delivery_options(options: pb.StreamOptions, delivery: DeliveryOptions) -> None:
+    assert to_request(pb.GenerateRequest(stream=options)).delivery == delivery
+
+
+def test_all_fields_of_the_contracts_options_are_known_here() -> None:
+    assert [f.name for f in pb.StreamOptions.DESCRIPTOR.fields] == [
+        "max_delay_ms",
+        "max_tokens_per_message",
+    ]
+    assert {f.name for f in pb.GenerateRequest.DESCRIPTOR.fields} == {
+        "model",
+        "text",
+        "token_ids",
+        "sampling",
+        "stream",
+        "client_request_id",
+    }
+
+
+def test_a_started_event() -> None:
+    assert from_event(Started("id", "m", 3, "mine")) == pb.GenerateResponse(
+        started=pb.Started(stream_id="id", model="m", prompt_tokens=3, client_request_id="mine")
+    )
+
+
+def test_a_delta() -> None:
+    assert from_event(Delta(5, (1, 0), "x")) == pb.GenerateResponse(
+        delta=pb.Delta(choice_index=0, first_token_index=5, token_ids=[1, 0], text="x")
+    )
+
+
+def finished(finish: EngineFinish, first: float | None = 0.5) -> pb.Finished:
+    event = Finished(finish, Usage(3, 2, 1), Timings(first, 1.25))
+    return from_event(event).finished
+
+
+def test_a_finished_event() -> None:
+    message = finished(EngineFinish(FinishReason.LENGTH))
+    assert message.reason == pb.FINISH_REASON_LENGTH
+    assert message.WhichOneof("matched") is None
+    assert message.usage == pb.Usage(prompt_tokens=3, completion_tokens=2, cached_prompt_tokens=1)
+    assert message.timings.total.ToMilliseconds() == 1250
+    assert message.timings.time_to_first_token.ToMilliseconds() == 500
+
+
+def test_a_finished_event_without_a_token_has_no_time_to_it() -> None:
+    timings = finished(EngineFinish(FinishReason.CANCELLED), first=None).timings
+    assert not timings.HasField("time_to_first_token")
+
+
+@pytest.mark.parametrize(
+    ("matched", "field", "value"),
+    [("END", "stop_string", "END"), (7, "stop_token_id", 7), (0, "stop_token_id", 0)],
+)
+def test_what_stopped_it_is_told_token_zero_included(
+    matched: str | int, field: str, value: str | int
+) -> None:
+    message = finished(EngineFinish(FinishReason.STOP, matched))
+    assert message.WhichOneof("matched") == field
+    assert getattr(message, field) == value
+
+
+def test_every_reason_has_its_own_value_on_the_wire() -> None:
+    wire = {finished(EngineFinish(reason)).reason for reason in FinishReason}
+    assert wire == set(pb.FinishReason.values()) - {pb.FINISH_REASON_UNSPECIFIED}
+
+
+@pytest.mark.parametrize(
+    ("has_tokenizer", "capabilities"),
+    [
+        (True, [model_pb2.CAPABILITY_TEXT_PROMPT, model_pb2.CAPABILITY_TOKEN_IDS_PROMPT]),
+        (False, [model_pb2.CAPABILITY_TOKEN_IDS_PROMPT]),
+    ],
+)
+def test_a_model_says_what_it_can_do(
+    has_tokenizer: bool, capabilities: list[model_pb2.Capability.ValueType]
+) -> None:
+    assert from_model(ModelCard("m", 10, 20, has_tokenizer)) == model_pb2.Model(
+        id="m", context_length=10, vocab_size=20, capabilities=capabilities
+    )

@@ -1,0 +1,125 @@
+import asyncio
+from collections.abc import Iterator
+
+import grpc
+import pytest
+import structlog
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from service import errors
+from service.errors import FieldViolation, ServiceError
+from service.transport.status import StatusError, status_boundary, to_status
+
+# Every error that can end a request, its code, and whether it says when to come back.
+MAPPED: dict[ServiceError, tuple[int, bool]] = {
+    ServiceError("anything"): (code_pb2.INTERNAL, False),
+    errors.InvalidRequest((FieldViolation("text", "is empty"),)): (
+        code_pb2.INVALID_ARGUMENT,
+        False,
+    ),
+    errors.ModelNotFound("a", "b"): (code_pb2.NOT_FOUND, False),
+    errors.StreamNotFound(): (code_pb2.NOT_FOUND, False),
+    errors.Overloaded(4, 2.5): (code_pb2.RESOURCE_EXHAUSTED, True),
+    errors.Unavailable(): (code_pb2.UNAVAILABLE, True),
+    errors.EngineLoading(): (code_pb2.UNAVAILABLE, True),
+    errors.ServiceStopping(): (code_pb2.UNAVAILABLE, True),
+    errors.EngineDead(): (code_pb2.UNAVAILABLE, True),
+    errors.DeadlineExceeded(): (code_pb2.DEADLINE_EXCEEDED, False),
+    errors.RequestFailed(): (code_pb2.INTERNAL, False),
+}
+
+
+def tree(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from tree(child)
+
+
+def details(status: status_pb2.Status) -> dict[str, Message]:
+    kinds = (
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.BadRequest,
+        error_details_pb2.RetryInfo,
+    )
+    found: dict[str, Message] = {}
+    for packed in status.details:
+        for kind in kinds:
+            message = kind()
+            if packed.Unpack(message):
+                found[kind.DESCRIPTOR.name] = message
+    assert len(found) == len(status.details)
+    return found
+
+
+def test_every_class_of_the_error_tree_has_its_status_here() -> None:
+    assert {type(error) for error in MAPPED} == set(tree(ServiceError))
+
+
+@pytest.mark.parametrize("error", MAPPED, ids=lambda error: type(error).__name__)
+def test_an_error_becomes_its_status_with_a_reason(error: ServiceError) -> None:
+    code, retries = MAPPED[error]
+    status = to_status(error)
+    assert (status.code, status.message) == (code, str(error))
+    found = details(status)
+    assert found["ErrorInfo"] == error_details_pb2.ErrorInfo(
+        reason=error.reason, domain="tokenstream"
+    )
+    assert ("RetryInfo" in found) is retries
+    assert ("BadRequest" in found) is isinstance(error, errors.InvalidRequest)
+
+
+def test_reasons_are_in_capitals_and_tell_errors_apart() -> None:
+    reasons = [kind.reason for kind in tree(ServiceError)]
+    assert len(set(reasons)) == len(reasons)
+    assert all(reason.replace("_", "").isalpha() and reason.isupper() for reason in reasons)
+
+
+def test_violations_keep_their_order_and_their_fields() -> None:
+    violations = (FieldViolation("a.b[1]", "is bad"), FieldViolation("c", "is worse"))
+    bad = details(to_status(errors.InvalidRequest(violations)))["BadRequest"]
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    assert [(v.field, v.description) for v in bad.field_violations] == [
+        ("a.b[1]", "is bad"),
+        ("c", "is worse"),
+    ]
+
+
+def test_the_time_to_come_back_is_told_to_the_millisecond() -> None:
+    retry = details(to_status(errors.Overloaded(4, 0.1234)))["RetryInfo"]
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToMicroseconds() == 123_400
+
+
+def test_an_exception_of_no_known_kind_is_internal_without_its_text_and_logged() -> None:
+    with (
+        structlog.testing.capture_logs() as log,
+        pytest.raises(StatusError) as raised,
+        status_boundary(),
+    ):
+        raise RuntimeError("the secret prompt")
+    assert raised.value.status.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(raised.value.status)
+    assert [entry["event"] for entry in log] == ["handler_failed"]
+
+
+def test_an_expected_error_is_not_logged_as_a_failure() -> None:
+    with (
+        structlog.testing.capture_logs() as log,
+        pytest.raises(StatusError) as raised,
+        status_boundary(),
+    ):
+        raise errors.StreamNotFound
+    assert raised.value.status.code is grpc.StatusCode.NOT_FOUND
+    assert log == []
+
+
+@pytest.mark.parametrize("passing", [asyncio.CancelledError, GeneratorExit, KeyboardInterrupt])
+def test_a_cancellation_passes_as_it_is(passing: type[BaseException]) -> None:
+    with pytest.raises(passing), status_boundary():
+        raise passing
+
+
+def test_a_block_without_a_failure_is_left_alone() -> None:
+    with status_boundary():
+        pass

@@ -37,7 +37,7 @@ lock: ## Resolve requirements/*.lock anew
 demo-model: setup ## Train the demo model anew (about a quarter of an hour)
 	@$(PYTHON) -m demo_model.train
 
-screenshot: setup ## Take a picture of the page while it streams, into screenshot.png
+screenshot: setup ## Take pictures of the page while `make serve` runs elsewhere, into docs/images
 	@scripts/test-tools
 	@$(PYTHON) scripts/screenshot.py
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -111,12 +112,20 @@ async def _announce(settings: UpSettings) -> None:
         await asyncio.sleep(_PROBE_EVERY_S)
     print(
         _TRY.format(
-            program=sys.argv[0] if sys.argv[0].endswith("tokenstream") else "tokenstream",
+            program=_program(),
             service=settings.listen,
             gateway=settings.gateway_listen,
         ),
         flush=True,
     )
+
+
+def _program() -> str:
+    """How to call this program again from the same folder."""
+    path = Path(sys.argv[0])
+    if path.name != "tokenstream":
+        return f"{Path(sys.executable).name} -m tokenstream_cli.main"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _answers(url: str) -> bool:

@@ -31,9 +31,13 @@ def prepare_environment(log_level: str) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", log_level.upper())
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # vLLM's own imports warn of what vLLM's developers have to mend.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
 
-def engine_arguments(model: str, extra: Mapping[str, Any], demo_path: Path) -> dict[str, Any]:
+def engine_arguments(
+    model: str, extra: Mapping[str, Any], demo_path: Path, *, progress_bars: bool = False
+) -> dict[str, Any]:
     """The keyword arguments for `AsyncEngineArgs`.
 
     `model` is a path, a hub id or `demo`. `extra` wins over our defaults. Raises
@@ -53,7 +57,10 @@ def engine_arguments(model: str, extra: Mapping[str, Any], demo_path: Path) -> d
     if "model" in extra:
         raise EngineStartFailed("engine_args: the model is set by 'model', not here")
 
-    arguments: dict[str, Any] = {"scheduler_cls": STREAM_SCHEDULER}
+    arguments: dict[str, Any] = {
+        "scheduler_cls": STREAM_SCHEDULER,
+        "use_tqdm_on_load": progress_bars,
+    }
     if model == DEMO:
         arguments |= _DEMO_ARGS
         path = str(demo_path)

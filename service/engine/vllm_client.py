@@ -126,7 +126,12 @@ class VllmEngine:
         from service.engine.vllm_rendering import VllmRenderer
 
         report("reading the model's configuration")
-        arguments = engine_arguments(self._model_source, self._engine_args, self._demo_path)
+        arguments = engine_arguments(
+            self._model_source,
+            self._engine_args,
+            self._demo_path,
+            progress_bars=self._log_level in ("debug", "info"),
+        )
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
         renderer = renderer_from_config(config)
         processor = InputProcessor(config, renderer)

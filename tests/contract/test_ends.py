@@ -68,9 +68,7 @@ async def test_cancel_of_an_unknown_stream_is_not_found_and_repeats_no_id(
 
 async def test_cancel_of_a_stream_that_has_ended_is_not_found(running: RunningService) -> None:
     got = await Answer().read(running.generate("a"))
-    refused = await refusal(
-        running.generation.Cancel(pb.CancelRequest(stream_id=got.stream_id))
-    )
+    refused = await refusal(running.generation.Cancel(pb.CancelRequest(stream_id=got.stream_id)))
     assert refused.code is grpc.StatusCode.NOT_FOUND
 
 

@@ -244,5 +244,5 @@ async def running_service(
         await running.disconnect()
         service.stop()
         service.stop()
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.wait([task])
+        await asyncio.wait([task], timeout=PATIENCE_S)
+        assert task.done(), "the service does not end"

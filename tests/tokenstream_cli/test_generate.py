@@ -1,0 +1,109 @@
+import io
+import json
+import sys
+
+import pytest
+
+from service.engine.scripted import ScriptedEngine
+from tests.conftest import Serve
+from tests.service.running import RunningService
+from tokenstream_cli import generate
+from tokenstream_cli.generate import GenerateSettings
+from tokenstream_cli.settings import USAGE_ERROR, load
+
+
+def settings(*argv: str) -> GenerateSettings:
+    return load(GenerateSettings, command="generate", section="generate", argv=argv)
+
+
+def test_the_prompt_is_the_one_argument() -> None:
+    assert settings("What is gRPC?").prompt == "What is gRPC?"
+    assert settings("--max-tokens", "5", "x").prompt == "x"
+
+
+def test_without_a_prompt_it_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings()
+    assert end.value.code == USAGE_ERROR
+    assert "prompt" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_left_to_the_model() -> None:
+    given = settings("x").model_dump(exclude_none=True)
+    assert set(given) == {"prompt", "server", "model", "stop", "ignore_eos", "json_events"}
+
+
+def test_every_option_has_its_flag() -> None:
+    got = settings(
+        "x", "--server=h:1", "--model=m", "--max-tokens=1", "--min-tokens=1", "--temperature=0",
+        "--top-p=0.5", "--top-k=0", "--min-p=0.1", "--presence-penalty=-1",
+        "--frequency-penalty=1", "--repetition-penalty=1.1", "--seed=0", "--ignore-eos",
+        "--max-delay-ms=10", "--timeout=1.5", "--json",
+    )  # fmt: skip
+    assert got.temperature == 0.0
+    assert (got.top_k, got.seed) == (0, 0)
+    assert got.ignore_eos
+    assert got.json_events
+    assert got.timeout == 1.5
+
+
+@pytest.mark.parametrize(
+    "strings", [["END"], ["a", "b"], ["a, b"], ["[1]"], ['"'], [" x "], ["{", "}"]]
+)
+def test_stop_strings_are_taken_as_they_are(strings: list[str]) -> None:
+    argv = [part for string in strings for part in ("--stop", string)]
+    assert settings("x", *argv).stop == strings
+
+
+def test_a_variable_that_is_called_json_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSON", "maybe")
+    assert not settings("x").json_events
+
+
+async def run(running: RunningService, *argv: str) -> int:
+    return await generate._run(settings("--server", running.target, *argv))
+
+
+async def test_the_answer_alone_goes_to_standard_output(
+    running: RunningService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert await run(running, "h\u00e9llo") == 0
+    assert "h\u00e9llo\n" in capsys.readouterr().out
+
+
+async def test_a_dash_reads_the_prompt_from_standard_input(
+    running: RunningService,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert await run(running, "-") == 0
+    assert "from a pipe\n" in capsys.readouterr().out
+
+
+async def test_as_json_every_event_is_a_line(
+    running: RunningService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(running, "hi", "--json") == 0
+    out = capsys.readouterr().out
+    events = [json.loads(line) for line in out.splitlines() if line.startswith('{"event"')]
+    assert events[0]["event"] == "started"
+    assert "".join(e["text"] for e in events if e["event"] == "delta") == "hi"
+    assert events[-1]["event"] == "finished"
+    assert events[-1]["reason"] == "stop"
+
+
+async def test_a_refusal_is_one_line_and_status_one(
+    running: RunningService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(running, "hi", "--temperature", "3") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("tokenstream generate: INVALID_ARGUMENT")
+    assert "sampling.temperature" in err
+
+
+async def test_a_timeout_is_told(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    running = await serve(ScriptedEngine(step_s=None))
+    assert await run(running, "hi", "--timeout", "0.05") == 1
+    assert "DEADLINE_EXCEEDED" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+import sys
+
+import pytest
+
+from tokenstream_cli.main import _COMMANDS, main
+from tokenstream_cli.settings import USAGE_ERROR
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["tokenstream", *argv])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help", "help"])
+def test_help_names_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert run(monkeypatch, flag) == 0
+    page = capsys.readouterr().out
+    assert all(f"\n  {command} " in page for command in _COMMANDS)
+
+
+@pytest.mark.parametrize("argv", [[], ["sreve"], ["--model", "demo"]])
+def test_no_command_or_an_unknown_one_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    assert run(monkeypatch, *argv) == USAGE_ERROR
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: tokenstream")
+
+
+def test_the_version_is_the_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("tokenstream ")
+
+
+@pytest.mark.parametrize("command", list(_COMMANDS))
+def test_every_command_has_its_own_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert run(monkeypatch, command, "--help") == 0
+    assert f"usage: tokenstream {command}" in capsys.readouterr().out
+
+
+def test_a_command_gets_what_follows_its_name_and_its_status_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setitem(_COMMANDS, "serve", lambda argv: seen.append(list(argv)) or 7)
+    assert run(monkeypatch, "serve", "--model", "x") == 7
+    assert seen == [["--model", "x"]]

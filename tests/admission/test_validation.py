@@ -19,6 +19,7 @@ from service.errors import InvalidRequest, ModelNotFound
 MODEL = ModelCard("m", context_length=100, vocab_size=50)
 NO_TOKENIZER = dataclasses.replace(MODEL, has_tokenizer=False)
 LIMIT = 1000
+X = TextPrompt("x")
 NAN, INF = math.nan, math.inf
 
 
@@ -26,12 +27,11 @@ def bad_fields(request: GenerationRequest, model: ModelCard = MODEL) -> list[str
     try:
         validation.check_request(request, model, LIMIT)
     except InvalidRequest as refused:
-        assert all(v.description for v in refused.violations)
-        return [v.field for v in refused.violations]
+        return [v.field for v in refused.violations if v.description]
     return []
 
 
-def request(prompt: Prompt | None = TextPrompt("x"), **sampling: Any) -> GenerationRequest:
+def request(prompt: Prompt = X, **sampling: Any) -> GenerationRequest:
     return GenerationRequest(prompt, sampling=SamplingOptions(**sampling))
 
 
@@ -245,12 +245,10 @@ def test_without_a_tokenizer_only_token_ids_go_in_and_no_stop_strings() -> None:
         "sampling.stop",
     ]
     assert bad_fields(request(TokensPrompt((1,))), NO_TOKENIZER) == []
-    for check in (
-        lambda: validation.check_text("x", NO_TOKENIZER),
-        lambda: validation.check_token_ids([1], NO_TOKENIZER),
-    ):
-        with pytest.raises(InvalidRequest, match="without a tokenizer"):
-            check()
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        validation.check_text("x", NO_TOKENIZER)
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        validation.check_token_ids([1], NO_TOKENIZER)
 
 
 def test_texts_and_token_ids_to_translate_are_checked_too() -> None:

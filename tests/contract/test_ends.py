@@ -3,14 +3,14 @@ import asyncio
 import grpc
 import pytest
 import structlog
-from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import generation_pb2_grpc
 
 from service.app import ExitStatus
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
 from tests.service.running import Answer, Refusal, RunningService, eventually, refusal, started
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import generation_pb2_grpc
 
 ENDLESS = pb.GenerateRequest(
     text="ab", sampling=pb.SamplingOptions(ignore_eos=True, max_tokens=1000)
@@ -121,7 +121,7 @@ async def test_a_reader_that_goes_in_the_middle_of_the_writing_is_no_failure(
 
 
 async def test_the_deadline_of_a_running_request_ends_it(stepped: RunningService) -> None:
-    call = stepped.generate(ENDLESS, timeout=0.1)
+    call = stepped.generate(ENDLESS, timeout=0.5)
     got = Answer()
     got.add(await anext(aiter(call)))
     stepped.engine.step()

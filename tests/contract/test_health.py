@@ -3,23 +3,18 @@ import asyncio
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import model_pb2
 
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from service.transport.server import GENERATION_SERVICE, MODEL_SERVICE, WHOLE_SERVER
 from tests.conftest import Serve
 from tests.service.running import Answer, RunningService, refusal, started
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import model_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NAMES = [WHOLE_SERVER, GENERATION_SERVICE, MODEL_SERVICE]
-
-
-async def check(running: RunningService, name: str = WHOLE_SERVER) -> int:
-    response = await running.health.Check(health_pb2.HealthCheckRequest(service=name))
-    return int(response.status)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,18 +24,18 @@ async def test_a_check_and_a_watch_follow_loading_serving_and_draining(
     loaded = asyncio.Event()
     running = await serve(ScriptedEngine(step_s=None, loading=loaded), wait=False)
     watching = aiter(running.health.Watch(health_pb2.HealthCheckRequest(service=name)))
-    assert await check(running, name) == NOT_SERVING
+    assert await running.check_health(name) == NOT_SERVING
     assert (await anext(watching)).status == NOT_SERVING
 
     loaded.set()
     assert (await anext(watching)).status == SERVING
-    assert await check(running, name) == SERVING
+    assert await running.check_health(name) == SERVING
 
     call = running.generate("ab")
     await started(call)
     running.service.stop()
     assert (await anext(watching)).status == NOT_SERVING
-    assert await check(running, name) == NOT_SERVING
+    assert await running.check_health(name) == NOT_SERVING
     running.service.stop()
 
 
@@ -54,7 +49,7 @@ async def test_load_does_not_change_health(serve: Serve) -> None:
     call = running.generate("ab")
     await started(call)
     assert (await refusal(running.generate("ab"))).code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert await check(running) == SERVING
+    assert await running.check_health() == SERVING
 
 
 async def test_requests_while_the_model_loads_are_told_when_to_come_back(serve: Serve) -> None:

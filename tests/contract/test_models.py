@@ -4,11 +4,11 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tokenstream.v1 import model_pb2 as pb
 
 from service.engine.scripted import END_OF_TEXT, ScriptedEngine
 from tests.conftest import Serve
 from tests.service.running import RunningService, refusal
+from tokenstream.v1 import model_pb2 as pb
 
 CARD = pb.Model(
     id="scripted",
@@ -128,7 +128,8 @@ async def test_an_engine_that_cannot_translate_says_nothing_of_the_inside(
 async def test_reflection_lists_the_services_and_has_their_files(
     running: RunningService,
 ) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+    channel: Any = running.channel  # published with the types of the other API
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(

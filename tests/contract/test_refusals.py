@@ -1,14 +1,15 @@
 import asyncio
 import math
+from typing import Any
 
 import grpc
 import pytest
-from tokenstream.v1 import generation_pb2 as pb
 
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
 from tests.service.running import RunningService, refusal, started
+from tokenstream.v1 import generation_pb2 as pb
 
 CONTEXT = 1024
 KIB = 1024
@@ -171,14 +172,14 @@ async def test_bad_requests_do_not_make_a_full_service_promise_an_early_place(
 
 
 async def test_a_method_that_does_not_exist_is_unimplemented(running: RunningService) -> None:
-    call = running.channel.unary_unary("/tokenstream.v1.GenerationService/Sing")
+    call: Any = running.channel.unary_unary("/tokenstream.v1.GenerationService/Sing")
     assert (await refusal(call(b""))).code is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_message_that_is_none_is_refused_and_reaches_nobody(
     running: RunningService,
 ) -> None:
-    call = running.channel.unary_stream("/tokenstream.v1.GenerationService/Generate")
+    call: Any = running.channel.unary_stream("/tokenstream.v1.GenerationService/Generate")
     refused = await refusal(call(b"\xff\xff\xff"))
     # gRPC's own doing, before any code of ours; its versions differ in the code.
     assert refused.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)

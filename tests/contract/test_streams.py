@@ -2,12 +2,12 @@ import asyncio
 from itertools import cycle, islice
 
 import pytest
-from tokenstream.v1 import generation_pb2 as pb
 
 from service.engine.scripted import END_OF_TEXT, ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
 from tests.service.running import Answer, RunningService, eventually
+from tokenstream.v1 import generation_pb2 as pb
 
 PROMPTS = [
     "a",
@@ -62,7 +62,7 @@ async def test_token_ids_are_used_as_they_are(running: RunningService) -> None:
 async def test_times_are_told_and_in_order(running: RunningService) -> None:
     timings = (await answer(running, "abc")).end.timings
     assert timings.HasField("time_to_first_token")
-    assert 0 < timings.time_to_first_token.ToSeconds() + timings.time_to_first_token.nanos
+    assert timings.time_to_first_token.ToSeconds() + timings.time_to_first_token.nanos > 0
     assert timings.time_to_first_token.ToMicroseconds() <= timings.total.ToMicroseconds()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from service.app import ExitStatus, Service
@@ -40,7 +40,7 @@ class RunningService:
         self.channel = self.connect()
         self.generation = generation_pb2_grpc.GenerationServiceStub(self.channel)
         self.models = model_pb2_grpc.ModelServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)  # published without types
         self.running: asyncio.Task[ExitStatus]
 
     @property
@@ -49,7 +49,7 @@ class RunningService:
         assert isinstance(self._engine, ScriptedEngine)
         return self._engine
 
-    def connect(self) -> grpc.aio.Channel:
+    def connect(self, *options: tuple[str, int]) -> grpc.aio.Channel:
         """Open a connection of its own."""
         channel = grpc.aio.insecure_channel(
             self.target,
@@ -58,6 +58,7 @@ class RunningService:
                 ("grpc.max_send_message_length", -1),
                 # A connection refused while the service starts is tried again at once.
                 ("grpc.initial_reconnect_backoff_ms", 100),
+                *options,
             ],
         )
         self._channels.append(channel)
@@ -82,6 +83,11 @@ class RunningService:
     async def cancel(self, stream_id: str) -> None:
         """End a stream by its id."""
         await self.generation.Cancel(pb.CancelRequest(stream_id=stream_id))
+
+    async def check_health(self, name: str = "") -> int:
+        """Ask the standard health service."""
+        response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        return int(response.status)
 
     def count(self, outcome: Outcome) -> int:
         """How many requests ended so."""
@@ -211,7 +217,8 @@ async def started(call: AsyncIterable[pb.GenerateResponse]) -> str:
 
 def settings_of(**settings: Any) -> ServiceSettings:
     """Settings that listen on a free port."""
-    return ServiceSettings(**({"listen": "127.0.0.1:0", "drain_grace_s": 5.0} | settings))
+    chosen: dict[str, Any] = {"listen": "127.0.0.1:0", "drain_grace_s": 5.0} | settings
+    return ServiceSettings(**chosen)
 
 
 @asynccontextmanager

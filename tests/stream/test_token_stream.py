@@ -39,6 +39,15 @@ def push(
     return stream.push(ids, finish)
 
 
+ENDS: dict[str, Callable[[TokenStream], object]] = {
+    "finish": lambda stream: stream.push([], STOP),
+    "stop_string": lambda stream: push(stream, "#"),
+    "cancel": lambda stream: stream.cancel(),
+    "fail": lambda stream: stream.fail(RequestFailed()),
+    "fail_otherwise": lambda stream: stream.fail(EngineDead()),
+}
+
+
 async def rest(stream: TokenStream) -> list[Delta]:
     deltas = []
     while (delta := await stream.read()) is not None:
@@ -151,11 +160,7 @@ async def test_an_end_waits_for_no_delay(clock: FakeClock, end: str) -> None:
     await stream.read()
     reader = await reading(stream)
     push(stream, "b")
-    {
-        "finish": lambda: push(stream, "", STOP),
-        "cancel": stream.cancel,
-        "fail": lambda: stream.fail(RequestFailed()),
-    }[end]()
+    ENDS[end](stream)
     assert await reader == Delta(1, (98,), "b")
 
 
@@ -253,15 +258,6 @@ async def test_a_sleeping_reader_learns_of_a_failure(clock: FakeClock) -> None:
     stream.fail(DeadlineExceeded())
     with pytest.raises(DeadlineExceeded):
         await reader
-
-
-ENDS: dict[str, Callable[[TokenStream], object]] = {
-    "finish": lambda stream: stream.push([], STOP),
-    "stop_string": lambda stream: push(stream, "#"),
-    "cancel": lambda stream: stream.cancel(),
-    "fail": lambda stream: stream.fail(RequestFailed()),
-    "fail_otherwise": lambda stream: stream.fail(EngineDead()),
-}
 
 
 async def end_of(stream: TokenStream) -> EngineFinish | type[BaseException] | None:

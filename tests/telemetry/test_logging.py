@@ -45,3 +45,24 @@ def test_lines_below_the_level_are_not_written(
     err = capsys.readouterr().err
     assert "not_this" not in err
     assert "but_this" in err
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_what_a_caller_wrote_cannot_steer_the_terminal_or_forge_a_line(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.configure("json" if form == "json" else "console", "info")
+    structlog.get_logger().info("request_ended", client_request_id="\x1b[2J\x07mine\nforged")
+    err = capsys.readouterr().err
+    assert "mine" in err
+    assert len(err.splitlines()) == 1
+    assert "\x1b" not in err
+    assert "\x07" not in err
+
+
+def test_a_terminal_sequence_without_a_space_is_shown_too_not_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logging.configure("console", "info")
+    structlog.get_logger().info("request_ended", client_request_id="\x1b[2Jmine")
+    assert "\x1b" not in capsys.readouterr().err

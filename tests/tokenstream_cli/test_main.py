@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -51,6 +52,11 @@ def test_a_command_gets_what_follows_its_name_and_its_status_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setitem(_COMMANDS, "serve", lambda argv: seen.append(list(argv)) or 7)
+
+    def serve(argv: Sequence[str]) -> int:
+        seen.append(list(argv))
+        return 7
+
+    monkeypatch.setitem(_COMMANDS, "serve", serve)
     assert run(monkeypatch, "serve", "--model", "x") == 7
     assert seen == [["--model", "x"]]

@@ -26,7 +26,7 @@ lint: setup ## Style, types, import rules, generated code, protocol files
 format: setup ## Put the code into its one form
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix --quiet .
-	@cd protos && ../node_modules/.bin/buf format --write .
+	@scripts/buf format --write .
 
 gen: setup ## Make gen/ anew from protos/
 	@scripts/generate

@@ -2,8 +2,22 @@
 
 import sys
 
-from service.app import main
+from pydantic import ValidationError
+
+from service.app import ExitStatus, main
 from service.config import ServiceSettings
 
+
+def _main() -> int:
+    try:
+        settings = ServiceSettings()
+    except ValidationError as error:
+        for wrong in error.errors():
+            name = ".".join(map(str, wrong["loc"])).upper()
+            print(f"TOKENSTREAM_{name}: {wrong['msg']}", file=sys.stderr)
+        return ExitStatus.CANNOT_START
+    return main(settings)
+
+
 if __name__ == "__main__":
-    sys.exit(main(ServiceSettings()))
+    sys.exit(_main())

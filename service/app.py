@@ -31,7 +31,8 @@ from service.transport.server import CannotListenError, Server
 _log = structlog.get_logger(__name__)
 
 _PROGRESS_EVERY_S = 5.0
-_LAST_WORDS_S = 2.0  # for statuses to reach clients once their streams have failed
+_LAST_WORDS_S = 2.0  # for failed streams' readers to take what they can
+_LAST_STATUS_S = 0.2  # for the last statuses to go out; open health watches end then too
 
 
 class ExitStatus(IntEnum):
@@ -95,8 +96,10 @@ class Service:
                     await demultiplexing
             return ExitStatus.ENGINE_DIED if died else ExitStatus.OK
         finally:
-            await self.server.stop(0)
-            await self.engine.stop()
+            try:
+                await self.server.stop(0)
+            finally:
+                await self.engine.stop()
 
     async def _start_engine(self) -> bool:
         """Load the model, telling how it goes. False if `stop` was called meanwhile."""
@@ -107,8 +110,8 @@ class Service:
             await _first(starting, self._stop.wait())
             if not starting.done():
                 await self.engine.stop()
-                with suppress(EngineStartFailed):
-                    await starting
+                starting.cancel()
+                await asyncio.wait([starting])
                 return False
             starting.result()
             progress.done()
@@ -126,11 +129,11 @@ class Service:
                     await _first(self.gate.until_empty(), self._stop_at_once.wait())
         if self.gate.held:
             _log.warning("streams_cut_off", streams=self.gate.held)
-            self.demultiplexer.fail_all(ServiceStopping())
+            self.demultiplexer.close(ServiceStopping)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self.gate.until_empty()
-        await self.server.stop(_LAST_WORDS_S)
+        await self.server.stop(_LAST_STATUS_S)
 
 
 class _Progress:
@@ -177,9 +180,10 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
-    if settings.metrics_listen is not None:
-        host, _, port = settings.metrics_listen.rpartition(":")
-        start_http_server(int(port), host, service.metrics.registry)
+    try:
+        _serve_metrics(settings, service)
+    except OSError as error:
+        return _cannot_start(f"cannot listen on {settings.metrics_listen}: {error.strerror}")
 
     def ready(port: int) -> None:
         host = settings.listen.rpartition(":")[0]
@@ -188,8 +192,18 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
     try:
         return await service.run(ready)
     except (CannotListenError, EngineStartFailed) as error:
-        print(f"tokenstream serve: {error}", file=sys.stderr)
-        return ExitStatus.CANNOT_START
+        return _cannot_start(str(error))
+
+
+def _serve_metrics(settings: ServiceSettings, service: Service) -> None:
+    if settings.metrics_listen is not None:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        start_http_server(int(port), host.strip("[]"), service.metrics.registry)
+
+
+def _cannot_start(why: str) -> ExitStatus:
+    print(f"tokenstream serve: {why}", file=sys.stderr)
+    return ExitStatus.CANNOT_START
 
 
 def main(settings: ServiceSettings) -> int:

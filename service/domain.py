@@ -19,9 +19,9 @@ class TextPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TokensPrompt:
-    """Token ids, used as they are."""
+    """Token ids, used as they are; read only, and copied by whoever keeps them."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
 
 
 Prompt = TextPrompt | TokensPrompt

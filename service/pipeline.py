@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -54,7 +54,7 @@ _FINISH_OUTCOMES = {
 }
 
 # gRPC cancels a handler at the caller's deadline, a moment before or after our own timer.
-_DEADLINE_SLACK = 0.01  # seconds
+_DEADLINE_SLACK_S = 0.01
 
 
 @dataclass(slots=True)
@@ -64,6 +64,8 @@ class _Account:
     stream_id: str
     arrived: float
     deadline: float | None
+    deadline_slack_s: float
+    stream: TokenStream | None = None
     outcome: Outcome | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -97,61 +99,85 @@ class Pipeline:
 
         Raises a `ServiceError`; closing the generator ends the decoding.
         """
-        account = _Account(secrets.token_urlsafe(16), self._clock(), deadline)
-        with self._accounted(account, request), self._gate.admitted():
+        now = self._clock()
+        slack = 0.0 if deadline is None else deadline_slack_s(deadline - now)
+        account = _Account(secrets.token_urlsafe(16), now, deadline, slack)
+        with ExitStack() as held:
+            held.enter_context(self._accounted(account, request))
+            self._gate.check_open()
             model = self._engine.model
             validation.check_request(request, model, self._max_request_bytes)
+            ticket = held.enter_context(self._gate.admitted())
             rendered = await self._render(account.stream_id, request, deadline)
             account.prompt_tokens = rendered.prompt_token_count
-            validation.check_fits(rendered.prompt_token_count, request.sampling, model)
+            validation.check_fits(rendered.prompt_token_count, request, model)
 
             sampling = request.sampling
             rules = StopRules(sampling.stop, sampling.min_tokens or 0, sampling.include_stop)
             text = TextAssembler(rendered.decoder, rules)
             stream = TokenStream(text, request.delivery, self._clock)
-            with (
-                self._demultiplexer.attached(account.stream_id, stream) as route,
-                _ended_at(deadline, stream, self._clock),
-            ):
-                await self._engine.submit(rendered)
-                yield Started(
-                    account.stream_id,
-                    model.id,
+            account.stream = stream
+            # Nothing is awaited from here to the submission, so that no stop can overtake it.
+            route = held.enter_context(self._demultiplexer.attached(account.stream_id, stream))
+            held.enter_context(self._deadline(account))
+            await self._engine.submit(rendered)
+            ticket.streamed = True
+            yield Started(
+                account.stream_id,
+                model.id,
+                rendered.prompt_token_count,
+                request.client_request_id,
+            )
+            while (delta := await stream.read()) is not None:
+                account.output_tokens = stream.tokens_delivered
+                if account.time_to_first_token_s is None and stream.first_token_at is not None:
+                    account.time_to_first_token_s = stream.first_token_at - account.arrived
+                yield delta
+            finish = stream.finish
+            assert finish is not None
+            account.outcome = outcome_of_finish(finish)
+            yield Finished(
+                finish,
+                Usage(
                     rendered.prompt_token_count,
-                    request.client_request_id,
-                )
-                while (delta := await stream.read()) is not None:
-                    account.output_tokens = stream.tokens_delivered
-                    if account.time_to_first_token_s is None and stream.first_token_at is not None:
-                        account.time_to_first_token_s = stream.first_token_at - account.arrived
-                    yield delta
-                finish = stream.finish
-                assert finish is not None
-                account.outcome = outcome_of_finish(finish)
-                yield Finished(
-                    finish,
-                    Usage(
-                        rendered.prompt_token_count,
-                        stream.tokens_delivered,
-                        route.cached_prompt_tokens,
-                    ),
-                    Timings(account.time_to_first_token_s, self._clock() - account.arrived),
-                )
+                    stream.tokens_delivered,
+                    route.cached_prompt_tokens,
+                ),
+                Timings(account.time_to_first_token_s, self._clock() - account.arrived),
+            )
 
     async def _render(
         self, stream_id: str, request: GenerationRequest, deadline: float | None
     ) -> RenderedRequest:
         remaining = None if deadline is None else deadline - self._clock()
+        timeout = asyncio.timeout(remaining)
         try:
-            async with asyncio.timeout(remaining):
+            async with timeout:
                 return await self._engine.render(stream_id, request)
         except TimeoutError as passed:
-            raise DeadlineExceeded from passed
+            if timeout.expired():
+                raise DeadlineExceeded from passed
+            raise
 
     def cancel(self, stream_id: str) -> None:
         """End a running stream on purpose. Raises `StreamNotFound`."""
         if not self._demultiplexer.cancel(stream_id):
             raise StreamNotFound
+
+    @contextmanager
+    def _deadline(self, account: _Account) -> Iterator[None]:
+        """Fail the stream when the deadline passes inside the block."""
+        if account.deadline is None:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, account.deadline - self._clock()),
+            lambda: self._demultiplexer.fail(account.stream_id, DeadlineExceeded()),
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def _accounted(self, account: _Account, request: GenerationRequest) -> Iterator[None]:
@@ -161,15 +187,16 @@ class Pipeline:
         except ServiceError as error:
             account.outcome = outcome_of(error)
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise  # the caller has gone
             account.outcome = Outcome.FAILED
             _log.exception("request_failed", stream_id=account.stream_id)
             raise RequestFailed from error
         finally:
             now = self._clock()
-            if account.outcome is None:  # closed or cancelled from outside, before its end
-                passed = account.deadline is not None and now >= account.deadline - _DEADLINE_SLACK
-                account.outcome = Outcome.DEADLINE if passed else Outcome.DISCONNECTED
+            if account.outcome is None:
+                account.outcome = _outcome_when_cut_off(account, now)
             self._metrics.ended.labels(account.outcome.value).inc()
             self._metrics.tokens.inc(account.output_tokens)
             if account.time_to_first_token_s is not None:
@@ -184,6 +211,22 @@ class Pipeline:
                 first_token_s=_rounded(account.time_to_first_token_s),
                 total_s=_rounded(now - account.arrived),
             )
+
+
+def deadline_slack_s(remaining_s: float) -> float:
+    """How much earlier than here the caller may see its deadline, which is then its reset.
+
+    gRPC sends a timeout rounded up to the unit that it has for its size (gRPC over HTTP/2,
+    "Timeout"; the steps are those of its core): the longer, the coarser.
+    """
+    step = next((s for most, s in ((10, 0.01), (100, 0.1), (1000, 1.0)) if remaining_s < most), 10)
+    return _DEADLINE_SLACK_S + step
+
+
+def is_being_cancelled() -> bool:
+    """Whether this task itself was cancelled; if not, a CancelledError is some other task's."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def outcome_of_finish(finish: EngineFinish) -> Outcome:
@@ -210,22 +253,21 @@ def outcome_of(error: ServiceError) -> Outcome:
             return Outcome.FAILED
 
 
-@contextmanager
-def _ended_at(
-    deadline: float | None, stream: TokenStream, clock: Callable[[], float]
-) -> Iterator[None]:
-    """Fail the stream when the deadline passes inside the block."""
-    if deadline is None:
-        yield
-        return
-    remaining = max(0.0, deadline - clock())
-    timer = asyncio.get_running_loop().call_later(
-        remaining, lambda: stream.fail(DeadlineExceeded())
-    )
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _outcome_when_cut_off(account: _Account, now: float) -> Outcome:
+    """Which end it is when the generator was closed, or its task cancelled, before it was done.
+
+    What ended the stream before counts, also if the reader was too slow to be told.
+    """
+    stream = account.stream
+    if stream is not None and stream.failure is not None:
+        return outcome_of(stream.failure)
+    if stream is not None and stream.finish is not None:
+        outcome = outcome_of_finish(stream.finish)
+        if outcome is Outcome.CANCELLED:
+            return outcome
+    if account.deadline is not None and (now >= account.deadline - account.deadline_slack_s):
+        return Outcome.DEADLINE
+    return Outcome.DISCONNECTED
 
 
 def _rounded(seconds: float | None) -> float | None:

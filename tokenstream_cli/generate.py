@@ -10,12 +10,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+import typer
 
-from tokenstream_cli.settings import load
 from tokenstream_client import (
     AsyncClient,
     AsyncStream,
@@ -23,6 +22,7 @@ from tokenstream_client import (
     Delta,
     Event,
     Finished,
+    GenerateOptions,
     TokenstreamError,
 )
 
@@ -30,47 +30,89 @@ _FAILED = 1
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-class GenerateSettings(BaseSettings):
-    """Settings of `tokenstream generate`; an option left out is the model's own default."""
+@dataclass(frozen=True, slots=True)
+class GenerateSettings:
+    """What `tokenstream generate` was asked for; `options` are the client library's."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TOKENSTREAM_GENERATE_",
-        env_ignore_empty=True,
-        extra="forbid",
-        protected_namespaces=(),
-    )
+    prompt: str
+    server: str
+    timeout: float | None
+    as_json: bool
+    options: GenerateOptions
 
-    prompt: CliPositionalArg[str] = Field(
-        description="the text to continue; '-' reads it from standard input"
-    )
-    server: str = Field(default="127.0.0.1:50051", description="host:port of the service")
-    model: str = Field(default="", description="model id; empty: the one that is served")
-    max_tokens: int | None = Field(default=None, description="most tokens to generate")
-    min_tokens: int | None = Field(default=None, description="fewest tokens before a stop counts")
-    temperature: float | None = Field(default=None, description="0 (greedy) to 2")
-    top_p: float | None = Field(default=None, description="above 0, at most 1")
-    top_k: int | None = Field(default=None, description="0: all tokens")
-    min_p: float | None = Field(default=None, description="0 to 1")
-    presence_penalty: float | None = Field(default=None, description="-2 to 2")
-    frequency_penalty: float | None = Field(default=None, description="-2 to 2")
-    repetition_penalty: float | None = Field(default=None, description="above 0; 1: none")
-    seed: int | None = Field(default=None, description="seed of the request's random numbers")
-    stop: list[str] = Field(default_factory=list, description="stop string; may be repeated")
-    ignore_eos: bool = Field(default=False, description="go on after the end of the text")
-    max_delay_ms: int | None = Field(
-        default=None, description="how long tokens may wait for company, 0 to 1000"
-    )
-    timeout: float | None = Field(default=None, description="seconds for the whole answer")
-    json_events: bool = Field(
-        default=False, alias="json", description="print every event as a line of JSON"
-    )
+
+_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def _option(help_text: str) -> Any:
+    return typer.Option(None, help=help_text, show_default=False)
+
+
+@_app.command()
+def _parse(
+    context: typer.Context,
+    prompt: str = typer.Argument(..., help="The text to continue; '-' reads standard input."),
+    server: str = typer.Option(
+        "127.0.0.1:50051", envvar="TOKENSTREAM_SERVER", help="host:port of the service."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print every event as a line of JSON."),
+    timeout: float | None = _option("Seconds for the whole answer."),
+    model: str | None = _option("Model id; the one that is served if left out."),
+    max_tokens: int | None = _option("Most tokens to generate."),
+    min_tokens: int | None = _option("Fewest tokens before a stop counts."),
+    temperature: float | None = _option("0 (greedy) to 2."),
+    top_p: float | None = _option("Above 0, at most 1."),
+    top_k: int | None = _option("0: all tokens."),
+    min_p: float | None = _option("0 to 1."),
+    presence_penalty: float | None = _option("-2 to 2."),
+    frequency_penalty: float | None = _option("-2 to 2."),
+    repetition_penalty: float | None = _option("Above 0, at most 10; 1: none."),
+    seed: int | None = _option("Seed of the request's own random numbers."),
+    stop: list[str] | None = _option("A string that ends the answer; may be repeated."),
+    ignore_eos: bool = typer.Option(False, "--ignore-eos", help="Go on after the end of text."),
+    max_delay_ms: int | None = _option("How long tokens may wait for company, 0 to 1000."),
+) -> None:
+    """Send one prompt to a running service and print the answer as it comes.
+
+    An option left out is the model's own default. Ctrl-C ends the request on the service.
+    """
+    options: GenerateOptions = {
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop,
+        "ignore_eos": ignore_eos,
+        "max_delay_ms": max_delay_ms,
+    }
+    if model is not None:
+        options["model"] = model
+    context.obj.append(GenerateSettings(prompt, server, timeout, as_json, options))
+
+
+def parse(argv: Sequence[str]) -> GenerateSettings:
+    """Read the command's arguments; ends the process with a usage error, or after its help."""
+    parsed: list[GenerateSettings] = []
+    try:
+        typer.main.get_command(_app).main(
+            args=list(argv), prog_name="tokenstream generate", obj=parsed
+        )
+    except SystemExit:  # which is how it returns
+        if not parsed:
+            raise
+    return parsed[0]
 
 
 def main(argv: Sequence[str]) -> int:
     """Print an answer. Returns 0, or 1 after an error, or 130 after Ctrl-C."""
-    settings = load(GenerateSettings, command="generate", section="generate", argv=argv)
     try:
-        return asyncio.run(_run(settings))
+        return asyncio.run(_run(parse(argv)))
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return _FAILED
@@ -78,12 +120,11 @@ def main(argv: Sequence[str]) -> int:
 
 async def _run(settings: GenerateSettings) -> int:
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
-    options = settings.model_dump(exclude={"prompt", "server", "json_events"}, exclude_none=True)
     interrupted = False
     try:
         async with (
             AsyncClient(settings.server) as client,
-            client.generate(prompt, **options) as stream,
+            client.generate(prompt, timeout=settings.timeout, **settings.options) as stream,
         ):
 
             def interrupt() -> None:
@@ -92,13 +133,11 @@ async def _run(settings: GenerateSettings) -> int:
                 stream.cancel()
 
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
-            await _print(stream, as_json=settings.json_events)
-    except Cancelled:
-        if not interrupted:
-            raise
-        print(file=sys.stderr)
-        return _INTERRUPTED
+            await _print(stream, as_json=settings.as_json)
     except TokenstreamError as error:
+        if interrupted and isinstance(error, Cancelled):
+            print(file=sys.stderr)
+            return _INTERRUPTED
         print(f"tokenstream generate: {error}", file=sys.stderr)
         return _FAILED
     return 0

@@ -13,9 +13,9 @@ usage: tokenstream COMMAND [--config FILE] [options]
   up         both
   generate   send one prompt to a service and print the answer as it comes
 
-`tokenstream COMMAND --help` lists a command's options. Each is also an environment variable
-(TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and, for serve and gateway, a key of the
-YAML file that --config or TOKENSTREAM_CONFIG names (sections `service` and `gateway`)."""
+`tokenstream COMMAND --help` lists a command's options. Those of serve and gateway are also
+environment variables (TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and keys of the YAML
+file that --config or TOKENSTREAM_CONFIG names (sections `service` and `gateway`)."""
 
 
 def _serve(argv: Sequence[str]) -> int:

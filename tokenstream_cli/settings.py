@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 USAGE_ERROR = 2
+_SECTIONS = ("service", "gateway")
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -32,10 +33,7 @@ def load(kind: type[S], *, command: str, section: str, argv: Sequence[str]) -> S
 
     `section`: the YAML file's part for this kind, such as `service`.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", default=os.environ.get("TOKENSTREAM_CONFIG"))
-    found, rest = finder.parse_known_args(argv)
-    path = None if found.config is None else _existing_file(found.config, command)
+    path, rest = config_file(command, argv)
 
     # Built per call because the sources of a settings class are class-level by design.
     class Configured(kind):  # type: ignore[misc, valid-type]
@@ -69,6 +67,16 @@ def load(kind: type[S], *, command: str, section: str, argv: Sequence[str]) -> S
         fail(command, str(error))
 
 
+def config_file(command: str, argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take `--config FILE` out of a command's arguments; without it the environment names it."""
+    finder = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, prog=f"tokenstream {command}"
+    )
+    finder.add_argument("--config", default=os.environ.get("TOKENSTREAM_CONFIG"))
+    found, rest = finder.parse_known_args(argv)
+    return None if found.config is None else _existing_file(found.config, command), rest
+
+
 def fail(command: str, *lines: str) -> NoReturn:
     """End the process with a usage error."""
     for line in lines:
@@ -90,11 +98,14 @@ def _section(
         whole = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         fail(command, f"config: {path} is not YAML: {str(error).replace(chr(10), ' ')}")
-    known = ("service", "gateway")
-    strange = [key for key in whole if key not in known]
-    if strange:
-        fail(command, f"config: {path} has a section {strange[0]!r}; there are {known}")
-    if section not in whole:
+    if not isinstance(whole, dict):
+        fail(command, f"config: {path} has no sections; there are {_SECTIONS}")
+    for key, content in whole.items():
+        if key not in _SECTIONS:
+            fail(command, f"config: {path} has a section {key!r}; there are {_SECTIONS}")
+        if not isinstance(content, dict | None):
+            fail(command, f"config: {path}: the section {key!r} must be a mapping")
+    if not whole.get(section):
         return YamlConfigSettingsSource(settings_cls, yaml_file=None)
     return YamlConfigSettingsSource(settings_cls, yaml_file=path, yaml_config_section=section)
 

@@ -5,22 +5,27 @@ process, which then ends them in order: the bridge first, so that its readers se
 end, then the service. If one ends by itself, the other is ended too.
 """
 
+import argparse
 import asyncio
+import ctypes
 import signal
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from tokenstream_cli.settings import load
+from gateway_sse.config import GatewaySettings
+from service.config import ServiceSettings
+from tokenstream_cli.settings import config_file, fail, load
 
 _PROBE_EVERY_S = 0.5
-_KILL_AFTER_S = 75.0
+_ENDS_AFTER_GRACE_S = 45.0  # the engine's end, with room
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: not between fork and exec
 
 _TRY = """
   tokenstream is up.
@@ -37,53 +42,89 @@ _TRY = """
 """
 
 
-class UpSettings(BaseSettings):
-    """Settings of `tokenstream up`; everything else is read by the two parts themselves."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """How the two parts are started, and where they will be."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TOKENSTREAM_", env_ignore_empty=True, extra="ignore", protected_namespaces=()
-    )
-
-    model: str | None = Field(
-        default=None, description="what to serve; see `tokenstream serve --help`"
-    )
-    listen: str = Field(default="127.0.0.1:50051", description="host:port of the gRPC server")
-    gateway_listen: str = Field(default="127.0.0.1:8080", description="host:port of the bridge")
-    config: str | None = Field(default=None, description="YAML file for both parts")
+    service_arguments: tuple[str, ...]
+    gateway_arguments: tuple[str, ...]
+    service: str
+    gateway: str
+    ends_within_s: float
 
 
 def main(argv: Sequence[str]) -> int:
     """Run both until a signal. Returns 0 if that ended them, else the first's status."""
-    settings = load(UpSettings, command="up", section="up", argv=argv)
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(_parts(argv)))
 
 
-async def _run(settings: UpSettings) -> int:
-    shared = ["--config", settings.config] if settings.config else []
-    model = ["--model", settings.model] if settings.model else []
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-
-    service = await _start("serve", "--listen", settings.listen, *model, *shared)
-    gateway = await _start(
-        "gateway", "--listen", settings.gateway_listen, "--upstream", settings.listen, *shared
+def _parts(argv: Sequence[str]) -> Parts:
+    """Read both parts' settings, so that what is wrong with them is told once and at once."""
+    path, rest = config_file("up", argv)
+    given = _arguments().parse_args(rest)
+    shared = () if path is None else ("--config", str(path))
+    for_service = (*_flag("--model", given.model), *_flag("--listen", given.listen), *shared)
+    for_gateway = (*_flag("--listen", given.gateway_listen), *shared)
+    service = load(ServiceSettings, command="serve", section="service", argv=for_service)
+    if service.listen.endswith(":0"):
+        fail("up", "listen: port 0 is of no use here: the bridge has to know the port")
+    upstream = ("--upstream", service.listen)
+    gateway = load(GatewaySettings, command="gateway", section="gateway", argv=for_gateway)
+    return Parts(
+        for_service,
+        (*for_gateway, *upstream),
+        service.listen,
+        gateway.listen,
+        max(service.drain_grace_s, gateway.drain_grace_s) + _ENDS_AFTER_GRACE_S,
     )
-    waits = [
-        asyncio.create_task(service.wait()),
-        asyncio.create_task(gateway.wait()),
-        asyncio.create_task(stop.wait()),
-    ]
-    announcing = asyncio.create_task(_announce(settings))
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        announcing.cancel()
-        await _end(gateway)
-        await _end(service)
-        for wait in waits:
-            wait.cancel()
+
+
+def _arguments() -> argparse.ArgumentParser:
+    """Flags alone: what the environment and the file say is for the two parts to read."""
+    parser = argparse.ArgumentParser(
+        prog="tokenstream up",
+        description="The gRPC service and the bridge together. Everything else is set by the"
+        " environment and the file; see `tokenstream serve --help` and `gateway --help`.",
+    )
+    parser.add_argument("--model", help="what to serve")
+    parser.add_argument("--listen", help="host:port of the gRPC server")
+    parser.add_argument("--gateway-listen", help="host:port of the bridge")
+    parser.add_argument("--config", help="YAML file for both parts")
+    return parser
+
+
+def _flag(name: str, value: str | None) -> tuple[str, ...]:
+    return () if value is None else (name, value)
+
+
+async def _run(parts: Parts) -> int:
+    stop, stop_at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            stop_at_once.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+
+    async with AsyncExitStack() as running:
+        service = await _start("serve", *parts.service_arguments)
+        running.push_async_callback(_end, service, parts.ends_within_s, stop_at_once)
+        gateway = await _start("gateway", *parts.gateway_arguments)
+        running.push_async_callback(_end, gateway, parts.ends_within_s, stop_at_once)
+        waits = [
+            asyncio.create_task(service.wait()),
+            asyncio.create_task(gateway.wait()),
+            asyncio.create_task(stop.wait()),
+        ]
+        announcing = asyncio.create_task(_announce(parts))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (announcing, *waits):
+                task.cancel()
     if stop.is_set():
         return 0
     return service.returncode or gateway.returncode or 1
@@ -91,33 +132,45 @@ async def _run(settings: UpSettings) -> int:
 
 async def _start(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tokenstream_cli.main", *arguments, start_new_session=True
+        sys.executable,
+        "-m",
+        "tokenstream_cli.main",
+        *arguments,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent is gone, however it ended (Linux, prctl(2))."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _end(
+    process: asyncio.subprocess.Process, within_s: float, at_once: asyncio.Event
+) -> None:
+    """End a process: ask, ask again if the user does, and in the end do not ask."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    ended = asyncio.create_task(process.wait())
+    asked_again = asyncio.create_task(at_once.wait())
+    await asyncio.wait((ended, asked_again), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    asked_again.cancel()
+    if not ended.done() and at_once.is_set():
         process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _KILL_AFTER_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await asyncio.wait((ended,), timeout=_ENDS_AFTER_GRACE_S)
+    if not ended.done():
+        process.kill()
+    await ended
 
 
-async def _announce(settings: UpSettings) -> None:
+async def _announce(parts: Parts) -> None:
     """Print what to try once the bridge says that the service behind it is ready."""
-    url = f"http://{settings.gateway_listen}/readyz"
+    url = f"http://{parts.gateway}/readyz"
     while not await asyncio.to_thread(_answers, url):  # noqa: ASYNC110 - another process's event
         await asyncio.sleep(_PROBE_EVERY_S)
-    print(
-        _TRY.format(
-            program=_program(),
-            service=settings.listen,
-            gateway=settings.gateway_listen,
-        ),
-        flush=True,
-    )
+    print(_TRY.format(program=_program(), service=parts.service, gateway=parts.gateway), flush=True)
 
 
 def _program() -> str:
@@ -129,6 +182,8 @@ def _program() -> str:
 
 
 def _answers(url: str) -> bool:
-    with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own bridge's address
+    # No proxy: it is our own bridge, on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(urllib.error.URLError, OSError), opener.open(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False

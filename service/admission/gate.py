@@ -7,23 +7,16 @@ Bound: `limit` tickets. Full: `Overloaded` with the time after which a place sho
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
 
 from service.errors import EngineLoading, Overloaded, ServiceStopping
 
 MIN_RETRY_AFTER_S = 0.1
 MAX_RETRY_AFTER_S = 30.0
 _SMOOTHING = 0.1  # weight of the newest stream in the mean length of streams
-
-
-class Clock(Protocol):
-    """Seconds of the monotonic clock."""
-
-    def __call__(self) -> float:
-        """Now."""
 
 
 class GateState(Enum):
@@ -45,10 +38,17 @@ def retry_after_s(limit: int, mean_stream_s: float | None) -> float:
     return min(max(mean_stream_s / limit, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
 
 
-class Gate:
-    """Hands out tickets. Everything runs on one event loop."""
+@dataclass(slots=True)
+class Ticket:
+    """A place. `streamed`: its stream began, so its length tells how long places are taken."""
 
-    def __init__(self, limit: int, clock: Clock) -> None:
+    streamed: bool = False
+
+
+class Gate:
+    """Hands out tickets. `clock`: monotonic seconds. Everything runs on one event loop."""
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._clock = clock
         self._held = 0
@@ -83,20 +83,24 @@ class Gate:
             raise ServiceStopping
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self) -> Iterator[Ticket]:
         """Hold a ticket inside the block. Raises what `check_open` raises, and `Overloaded`."""
         self.check_open()
         if self._held >= self._limit:
             raise Overloaded(self._limit, retry_after_s(self._limit, self._mean_stream_s))
         self._held += 1
         self._empty.clear()
+        ticket = Ticket()
         since = self._clock()
         try:
-            yield
+            yield ticket
         finally:
             self._held -= 1
-            lasted = self._clock() - since
-            mean = self._mean_stream_s
-            self._mean_stream_s = lasted if mean is None else mean + _SMOOTHING * (lasted - mean)
+            if ticket.streamed:
+                lasted = self._clock() - since
+                mean = self._mean_stream_s
+                self._mean_stream_s = (
+                    lasted if mean is None else mean + _SMOOTHING * (lasted - mean)
+                )
             if self._held == 0:
                 self._empty.set()

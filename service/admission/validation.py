@@ -16,6 +16,7 @@ from service.domain import (
     TextPrompt,
 )
 from service.errors import FieldViolation, InvalidRequest, ModelNotFound
+from service.stream.token_stream import MOST_TOKENS_PER_MESSAGE
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARACTERS = 256
@@ -55,15 +56,23 @@ def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int
         raise InvalidRequest(violations)
 
 
-def check_fits(prompt_tokens: int, sampling: SamplingOptions, model: ModelCard) -> None:
-    """Check prompt and wanted output together, once the prompt's tokens are counted."""
-    if sampling.max_tokens is None:
-        if sampling.min_tokens is not None and prompt_tokens + sampling.min_tokens > (
-            model.context_length
-        ):
-            raise _does_not_fit("sampling.min_tokens", sampling.min_tokens, prompt_tokens, model)
-    elif prompt_tokens + sampling.max_tokens > model.context_length:
-        raise _does_not_fit("sampling.max_tokens", sampling.max_tokens, prompt_tokens, model)
+def check_fits(prompt_tokens: int, request: GenerationRequest, model: ModelCard) -> None:
+    """Check prompt and wanted output together, once the prompt's tokens are counted.
+
+    Raises `InvalidRequest`.
+    """
+    room = model.context_length - prompt_tokens
+    sampling = request.sampling
+    for field, wanted in (
+        ("sampling.max_tokens", sampling.max_tokens),
+        ("sampling.min_tokens", sampling.min_tokens),
+    ):
+        if room >= 1 and wanted is not None and wanted > room:
+            why = f"{wanted} do not fit: the prompt has {prompt_tokens} tokens and the context "
+            raise InvalidRequest((FieldViolation(field, why + str(model.context_length)),))
+    if room < 1:
+        field = "text" if isinstance(request.prompt, TextPrompt) else "token_ids.ids"
+        raise InvalidRequest((_too_long(field, prompt_tokens, model),))
 
 
 def check_text(text: str, model: ModelCard) -> None:
@@ -83,12 +92,12 @@ def check_token_ids(token_ids: Sequence[int], model: ModelCard) -> None:
         raise InvalidRequest(violations)
 
 
-def _does_not_fit(field: str, wanted: int, prompt_tokens: int, model: ModelCard) -> InvalidRequest:
-    why = (
-        f"{wanted} do not fit: the prompt has {prompt_tokens} tokens "
-        f"and the context {model.context_length}"
+def _too_long(field: str, prompt_tokens: int, model: ModelCard) -> FieldViolation:
+    return FieldViolation(
+        field,
+        f"has {prompt_tokens} tokens; with room for one token of output "
+        f"the context holds {model.context_length - 1}",
     )
-    return InvalidRequest((FieldViolation(field, why),))
 
 
 def _prompt(request: GenerationRequest, model: ModelCard) -> Iterator[FieldViolation]:
@@ -107,11 +116,8 @@ def _prompt(request: GenerationRequest, model: ModelCard) -> Iterator[FieldViola
     if not prompt.token_ids:
         yield FieldViolation("token_ids.ids", "is empty")
     elif len(prompt.token_ids) >= model.context_length:
-        yield FieldViolation(
-            "token_ids.ids",
-            f"has {len(prompt.token_ids)} tokens; with room for one token of output "
-            f"the context holds {model.context_length - 1}",
-        )
+        yield _too_long("token_ids.ids", len(prompt.token_ids), model)
+        return
     yield from _token_ids("token_ids.ids", prompt.token_ids, model)
 
 
@@ -183,8 +189,12 @@ def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
             "stream.max_delay_ms",
             f"{delivery.max_delay_s * 1000:.0f} is more than {MAX_DELAY_S * 1000:.0f}",
         )
-    if delivery.max_tokens_per_message is not None and delivery.max_tokens_per_message < 1:
-        yield FieldViolation("stream.max_tokens_per_message", "must be at least 1")
+    yield from _between(
+        "stream.max_tokens_per_message",
+        delivery.max_tokens_per_message,
+        1,
+        MOST_TOKENS_PER_MESSAGE,
+    )
 
 
 def _between(

@@ -8,7 +8,7 @@ Bound of the collected stops: one id for each admitted request.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class Demultiplexer:
         self._router = Router()
         self._stops: list[str] = []
         self._stops_wanted = asyncio.Event()
+        self._closed_because: Callable[[], ServiceError] | None = None
         self.died = asyncio.Event()
 
     @property
@@ -48,62 +49,74 @@ class Demultiplexer:
         return self._router
 
     async def run(self) -> None:
-        """Work until cancelled, or until the engine is dead; then every stream has failed."""
-        async with asyncio.TaskGroup() as group:
-            sender = group.create_task(self._send_stops())
-            try:
-                await self._pull()
-            finally:
-                sender.cancel()
+        """Work until cancelled or until the engine is gone; then no stream is left waiting.
+
+        Whatever breaks the work, a bug included, counts as the engine's death: without this loop
+        it is as good as dead to everybody.
+        """
+        pulling = asyncio.create_task(self._pull())
+        sending = asyncio.create_task(self._send_stops())
+        try:
+            await asyncio.wait((pulling, sending), return_when=asyncio.FIRST_COMPLETED)
+            for task in (pulling, sending):
+                if task.done() and (error := task.exception()) is not None:
+                    died = isinstance(error, EngineDead)
+                    cause = error.__cause__ if died else error
+                    _log.error("engine_lost" if died else "demultiplexer_failed", exc_info=cause)
+        finally:
+            for task in (pulling, sending):
+                task.cancel()
+            await asyncio.gather(pulling, sending, return_exceptions=True)
+            self.died.set()
+            self.close(EngineDead)
 
     @contextmanager
     def attached(self, engine_id: str, stream: TokenStream) -> Iterator[Route]:
         """Route an id's outputs to a stream inside the block; behind it the engine is told to stop.
 
-        Raises `EngineDead` if there is no engine any more.
+        Raises what `close` was given, once it was called.
         """
-        if self.died.is_set():
-            raise EngineDead
+        if self._closed_because is not None:
+            raise self._closed_because()
         route = self._router.add(engine_id, stream)
         try:
             yield route
         finally:
-            if self._router.release(engine_id):
-                self._stop_soon([engine_id])
+            self._stop_soon(self._router.release(engine_id))
 
     def cancel(self, engine_id: str) -> bool:
-        """End a stream on purpose. False if none of that id is running."""
-        stream = self._router.stream(engine_id)
-        return stream is not None and stream.cancel()
+        """End a stream on purpose, and its decoding. False if none of that id is running."""
+        stop = self._router.cancel(engine_id)
+        self._stop_soon(stop or ())
+        return stop is not None
 
-    def fail_all(self, failure: ServiceError) -> None:
-        """End every running stream with this failure."""
-        self._router.fail_all(failure)
+    def fail(self, engine_id: str, failure: ServiceError) -> None:
+        """End a stream with an error, and its decoding, unless it has ended."""
+        self._stop_soon(self._router.fail(engine_id, failure))
+
+    def close(self, make_failure: Callable[[], ServiceError]) -> None:
+        """End every stream with an error of its own, those that come later too; for good."""
+        self._closed_because = self._closed_because or make_failure
+        self._stop_soon(self._router.fail_all(make_failure))
 
     async def _pull(self) -> None:
-        try:
-            while True:
-                batch = await self._source.next_batch()
-                failed_before = self._router.counts.streams_failed
-                stop = self._router.route(batch)
-                if stop:
-                    self._stop_soon(stop)
-                if self._router.counts.streams_failed != failed_before:
-                    _log.error("stream_failed", exc_info=self._router.last_failure)
-        except EngineDead as dead:
-            self.died.set()
-            self._router.fail_all(dead)
+        while True:
+            batch = await self._source.next_batch()
+            routed = self._router.route(batch)
+            self._stop_soon(routed.stop)
+            for engine_id, cause in routed.failures:
+                _log.error(
+                    "stream_failed", stream_id=engine_id, exc_info=cause, by_engine=cause is None
+                )
 
     def _stop_soon(self, engine_ids: Sequence[str]) -> None:
-        self._stops.extend(engine_ids)
-        self._stops_wanted.set()
+        if engine_ids:
+            self._stops.extend(engine_ids)
+            self._stops_wanted.set()
 
     async def _send_stops(self) -> None:
         while True:
             await self._stops_wanted.wait()
             self._stops_wanted.clear()
             stops, self._stops = self._stops, []
-            try:
-                await self._source.abort(stops)
-            except EngineDead:
-                return
+            await self._source.abort(stops)

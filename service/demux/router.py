@@ -6,12 +6,13 @@ No I/O and no awaits: batch in, pushes out. Rules:
    before its stream is there, and outputs after the release are for nobody; they are counted.
 2. Work per step is O(outputs): one dictionary look-up and one push each.
 3. What one stream's push raises ends that stream alone.
-4. `route` answers with the ids that the engine must stop: their stop string completed, or their
-   stream failed. `release` says whether the engine may still be working on the id.
+4. `route`, `cancel`, `fail` and `release` answer with the ids that the engine must now be told to
+   stop; each id is in such an answer at most once.
 
 Bound: one entry for each admitted request (`admission` limits those).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.domain import EngineBatch
@@ -21,7 +22,10 @@ from service.stream.token_stream import TokenStream
 
 @dataclass(slots=True)
 class Route:
-    """Where one engine id's outputs go. `engine_done`: the engine has forgotten the id."""
+    """Where one engine id's outputs go.
+
+    `engine_done`: the engine has finished the id, or is being told to stop it.
+    """
 
     stream: TokenStream
     cached_prompt_tokens: int = 0
@@ -37,13 +41,20 @@ class RouterCounts:
     streams_failed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a batch asks for: ids to stop; ids whose streams failed, and why (None: the engine)."""
+
+    stop: list[str]
+    failures: list[tuple[str, Exception | None]]
+
+
 class Router:
     """See the rules above."""
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self.counts = RouterCounts()
-        self.last_failure: Exception | None = None
 
     def __len__(self) -> int:
         """Number of ids in the table."""
@@ -56,19 +67,33 @@ class Router:
         route = self._routes[engine_id] = Route(stream)
         return route
 
-    def stream(self, engine_id: str) -> TokenStream | None:
-        """The stream of an id; None if there is none."""
-        route = self._routes.get(engine_id)
-        return None if route is None else route.stream
-
-    def release(self, engine_id: str) -> bool:
-        """Take an id out; True if the engine has not said that it is done with it."""
+    def release(self, engine_id: str) -> list[str]:
+        """Take an id out, if it is in; what comes for it from now on is for nobody."""
         route = self._routes.pop(engine_id, None)
-        return route is not None and not route.engine_done
+        return [] if route is None else self._stop(engine_id, route)
 
-    def route(self, batch: EngineBatch) -> list[str]:
-        """Push each output into its stream; return the ids that the engine must stop."""
+    def cancel(self, engine_id: str) -> list[str] | None:
+        """End a stream on purpose. None if no stream of that id is running."""
+        route = self._routes.get(engine_id)
+        if route is None or not route.stream.cancel():
+            return None
+        return self._stop(engine_id, route)
+
+    def fail(self, engine_id: str, failure: ServiceError) -> list[str]:
+        """End a stream with an error, unless it has ended."""
+        route = self._routes.get(engine_id)
+        if route is None or not route.stream.fail(failure):
+            return []
+        return self._stop(engine_id, route)
+
+    def fail_all(self, make_failure: Callable[[], ServiceError]) -> list[str]:
+        """End every running stream, each with an error of its own."""
+        return [i for engine_id in self._routes for i in self.fail(engine_id, make_failure())]
+
+    def route(self, batch: EngineBatch) -> Routed:
+        """Push each output into its stream."""
         stop: list[str] = []
+        failures: list[tuple[str, Exception | None]] = []
         routed = lost = 0
         routes = self._routes
         for output in batch.outputs:
@@ -87,28 +112,25 @@ class Router:
                         route.cached_prompt_tokens = cached
                 if output.finish_reason is None:
                     if stream.push(token_ids):
-                        stop.append(engine_id)
+                        stop += self._stop(engine_id, route)
                     continue
                 route.engine_done = True
                 finish = batch.explain(output)
                 if finish is None:
-                    self._fail(stream, RequestFailed())
+                    self.counts.streams_failed += stream.fail(RequestFailed())
+                    failures.append((engine_id, None))
                 else:
                     stream.push(token_ids, finish)
             except Exception as error:
-                self.last_failure = error
-                self._fail(stream, RequestFailed())
-                if not route.engine_done:
-                    stop.append(engine_id)
+                self.counts.streams_failed += stream.fail(RequestFailed())
+                failures.append((engine_id, error))
+                stop += self._stop(engine_id, route)
         self.counts.tokens_routed += routed
         self.counts.tokens_for_nobody += lost
-        return stop
+        return Routed(stop, failures)
 
-    def fail_all(self, failure: ServiceError) -> None:
-        """End every stream that has not ended; the engine is gone or the service stops."""
-        for route in self._routes.values():
-            route.stream.fail(failure)
-
-    def _fail(self, stream: TokenStream, failure: ServiceError) -> None:
-        if stream.fail(failure):
-            self.counts.streams_failed += 1
+    def _stop(self, engine_id: str, route: Route) -> list[str]:
+        if route.engine_done:
+            return []
+        route.engine_done = True
+        return [engine_id]

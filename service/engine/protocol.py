@@ -19,12 +19,10 @@ Progress = Callable[[str], None]
 class RenderedRequest:
     """A request in the engine's own form, ready to be submitted once.
 
-    `max_tokens` is what the request asked for or the context leaves; `decoder` is new and belongs
-    to this request; `handle` is the engine's own.
+    `decoder` is new and belongs to this request; `handle` is the engine's own.
     """
 
     prompt_token_count: int
-    max_tokens: int
     decoder: TokenDecoder
     handle: Any
 
@@ -46,7 +44,10 @@ class EngineClient(Protocol):
         """
 
     async def submit(self, rendered: RenderedRequest) -> None:
-        """Hand the request to the engine's queue. Raises `EngineDead`."""
+        """Hand the request to the engine's queue. Raises `EngineDead`.
+
+        It is on its way before this first suspends: an `abort` that is called later comes later.
+        """
 
     async def abort(self, engine_ids: Sequence[str]) -> None:
         """Stop these requests; unknown ids are ignored. Raises `EngineDead`."""

@@ -130,7 +130,7 @@ class ScriptedEngine:
             sampling.stop_token_ids,
             sampling.ignore_eos,
         )
-        return RenderedRequest(len(prompt), wanted, Utf8Decoder(), job)
+        return RenderedRequest(len(prompt), Utf8Decoder(), job)
 
     async def submit(self, rendered: RenderedRequest) -> None:
         """Queue it behind the others."""

@@ -3,11 +3,16 @@
 import dataclasses
 import difflib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from service.errors import EngineStartFailed
+
+_log = structlog.get_logger(__name__)
 
 DEMO = "demo"
 DEMO_MODEL_ID = "tokenstream-demo"
@@ -31,8 +36,18 @@ def prepare_environment(log_level: str) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", log_level.upper())
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # vLLM's own imports warn of what vLLM's developers have to mend.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    # vLLM's imports warn of what vLLM's developers have to mend; and what a failed start leaves
+    # behind is cleaned up by Python's resource tracker, which need not tell after our last line.
+    os.environ.setdefault(
+        "PYTHONWARNINGS",
+        "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
+    )
+
+
+def check_model(model: str) -> None:
+    """Refuse a path that leads nowhere, before vLLM is loaded. Raises `EngineStartFailed`."""
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
+        raise EngineStartFailed(f"model: there is no folder {model}")
 
 
 def engine_arguments(
@@ -43,10 +58,8 @@ def engine_arguments(
     `model` is a path, a hub id or `demo`. `extra` wins over our defaults. Raises
     `EngineStartFailed` for a name that vLLM does not have, with the nearest one that it has.
     """
-    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
-        raise EngineStartFailed(f"model: there is no folder {model}")
-
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
 
     known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
     for name in extra:
@@ -69,4 +82,7 @@ def engine_arguments(
     if not extra.keys() & {"gpu_memory_utilization", "kv_cache_memory_bytes"}:
         # Only its CPU build reads this. Unset, it wants nearly all of a machine's free memory.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
+    if current_platform.is_cpu() and shutil.which(os.environ.get("CXX", "g++")) is None:
+        _log.warning("no_compiler", consequence="the model runs uncompiled", remedy="install g++")
+        arguments["enforce_eager"] = True
     return arguments | {"model": path} | dict(extra)

@@ -10,6 +10,8 @@ import asyncio
 import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +26,7 @@ from service.domain import (
     ModelCard,
 )
 from service.engine.protocol import Progress, RenderedRequest
-from service.engine.vllm_args import engine_arguments, prepare_environment
+from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
 from service.engine.vllm_log import EngineLog
 from service.errors import EngineDead, EngineStartFailed
 
@@ -43,6 +45,8 @@ _FINISH_REASONS = {
 }
 
 _STOP_GRACE_S = 20.0
+_GIVE_UP_POLL_S = 1.0
+_GIVE_UP_AFTER_S = 15.0
 
 
 class VllmBatch:
@@ -80,6 +84,8 @@ class VllmEngine:
         self._client: AsyncMPClient | None = None
         self._renderer: VllmRenderer | None = None
         self._tokenizer: Any = None
+        # One thread: a long text keeps the next one waiting, not the event loop.
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._starting: asyncio.Future[None] | None = None
         self._stopping = False
 
@@ -99,10 +105,28 @@ class VllmEngine:
             loop.call_soon_threadsafe(progress, phase)
 
         self._starting = asyncio.ensure_future(asyncio.to_thread(self._start, report))
-        await asyncio.shield(self._starting)
-        tasks = await self._alive.get_supported_tasks_async()
+        await self._until_started(self._starting)
+        try:
+            tasks = await self._alive.get_supported_tasks_async()
+        except Exception as error:
+            raise EngineStartFailed(self._log.root_cause() or _one_line(error)) from error
         if "generate" not in tasks:
             raise EngineStartFailed(f"{self.model.id} is not a model that generates text")
+
+    async def _until_started(self, starting: asyncio.Future[None]) -> None:
+        """Wait for the start; not for ever once vLLM has said that it failed.
+
+        Its processes should then end, and usually do, but a worker can miss its signal.
+        """
+        given_up_for_s = 0.0
+        while not starting.done():
+            await asyncio.wait([starting], timeout=_GIVE_UP_POLL_S)
+            given_up_for_s += _GIVE_UP_POLL_S if self._log.has_given_up() else 0.0
+            if given_up_for_s > _GIVE_UP_AFTER_S and not self._stopping:
+                for child in multiprocessing.active_children():
+                    child.kill()
+                raise EngineStartFailed(self._log.root_cause() or "the engine did not start")
+        starting.result()
 
     def _start(self, report: Progress) -> None:
         self._log.install()
@@ -114,6 +138,7 @@ class VllmEngine:
             raise EngineStartFailed(self._log.root_cause() or _one_line(error)) from error
 
     def _load(self, report: Progress) -> None:
+        check_model(self._model_source)
         report("importing vLLM")
         prepare_environment(self._log_level)
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -203,18 +228,15 @@ class VllmEngine:
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, as a text prompt of it would have."""
-        ids = await asyncio.to_thread(
-            self._tokenizer.encode, text, add_special_tokens=add_special_tokens
-        )
-        return tuple(ids)
+        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        return tuple(await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode))
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
-        return str(
-            await asyncio.to_thread(
-                self._tokenizer.decode, list(token_ids), skip_special_tokens=skip_special_tokens
-            )
+        decode = partial(
+            self._tokenizer.decode, list(token_ids), skip_special_tokens=skip_special_tokens
         )
+        return str(await asyncio.get_running_loop().run_in_executor(self._tokenizing, decode))
 
     async def stop(self) -> None:
         """End the engine and its processes; safe at any time, also while it starts."""
@@ -234,6 +256,7 @@ class VllmEngine:
             client.resources.ctx.destroy(linger=0)
         if self._renderer is not None:
             self._renderer.close()
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
 
 

@@ -43,12 +43,19 @@ class EngineLog:
         assert self._folder is not None
         return self._folder / "errors.log"
 
+    def has_given_up(self) -> bool:
+        """Whether vLLM said that its engine process failed to start."""
+        return "EngineCore failed to start" in self._read()
+
     def root_cause(self) -> str | None:
         """The first exception that was logged, in one line; None if there was none."""
-        if self._folder is None or not self._errors.is_file():
-            return None
-        found = _EXCEPTION_LINE.search(self._errors.read_text(errors="replace"))
+        found = _EXCEPTION_LINE.search(self._read())
         return None if found is None else found[2].strip()
+
+    def _read(self) -> str:
+        if self._folder is None or not self._errors.is_file():
+            return ""
+        return self._errors.read_text(errors="replace")
 
 
 def _logging_config(level: str, error_file: str) -> dict[str, object]:

@@ -5,7 +5,8 @@ Tokenizing runs on vLLM's own renderer threads, off the event loop. The caller h
 long once it is tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from vllm import SamplingParams
@@ -72,27 +73,22 @@ class VllmRenderer:
 
     async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
         """See `EngineClient.render`."""
-        field = "text" if isinstance(request.prompt, TextPrompt) else "token_ids.ids"
-        try:
+        with _refused_as("sampling"):
+            params = self.sampling_params(request.sampling)
+        prompt_field = "text" if isinstance(request.prompt, TextPrompt) else "token_ids.ids"
+        with _refused_as(prompt_field):
             prompt = parse_model_prompt(self._model_config, _vllm_prompt(request))
             (engine_input,) = await self._renderer.render_cmpl_async([prompt])
             core_request: EngineCoreRequest = self._processor.process_inputs(
                 request_id=engine_id,
                 prompt=engine_input,
-                params=self.sampling_params(request.sampling),
+                params=params,
                 supported_tasks=("generate",),
             )
-        except (VLLMClientError, ValueError) as refused:
-            # ValueError: an older way of vLLM's to say the same; the first line has no internals.
-            why = str(refused).partition("\n")[0]
-            raise InvalidRequest((FieldViolation(field, why),)) from refused
         core_request.external_req_id = engine_id
         prompt_ids = core_request.prompt_token_ids or []
-        sampling = core_request.sampling_params
-        room = self._model_config.max_model_len - len(prompt_ids)
         return RenderedRequest(
             prompt_token_count=len(prompt_ids),
-            max_tokens=min(sampling.max_tokens, room),
             decoder=self._decoder(core_request),
             handle=core_request,
         )
@@ -125,6 +121,16 @@ class VllmRenderer:
         if isinstance(detokenizer, BaseIncrementalDetokenizer):
             return VllmDecoder(detokenizer)
         return NoDecoder()
+
+
+@contextmanager
+def _refused_as(field: str) -> Iterator[None]:
+    """Name the field that vLLM refuses; the first line of its words has no internals."""
+    try:
+        yield
+    except VLLMClientError as refused:
+        why = str(refused).partition("\n")[0]
+        raise InvalidRequest((FieldViolation(field, why),)) from refused
 
 
 def _vllm_prompt(request: GenerationRequest) -> Any:

@@ -35,10 +35,14 @@ def end_with_parent() -> None:
     Without it an engine whose service was killed would keep the GPU. SIGTERM is vLLM's own way to
     end, workers included; what has not ended by then is killed.
     """
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return  # not a process that a service started
+    # The service may be gone already: loading the weights before this took its time.
+    service_pid = parent.pid
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == service_pid:
             time.sleep(PARENT_CHECK_S)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(END_GRACE_S)

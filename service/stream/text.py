@@ -15,6 +15,7 @@ Joined, the text equals vLLM's own for the same tokens; a property test holds bo
 other (tests/engine/test_text_like_vllm.py).
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,17 +49,21 @@ class TextAssembler:
     """One request's text.
 
     Holds no more than the text that was not taken yet and the tail that a stop string can reach
-    into: its owner bounds the first by taking, `admission` bounds the second.
+    into: its owner bounds the first by taking, `admission` bounds the second. Offsets count the
+    characters of the whole answer.
     """
 
     __slots__ = (
         "_decoder",
-        "_ended",
+        "_end",
         "_held",
+        "_kept",
+        "_kept_from",
+        "_matched",
         "_rules",
         "_tail",
-        "_taken_tail",
-        "_text",
+        "_taken",
+        "_token_ends",
         "_tokens",
     )
 
@@ -67,11 +72,16 @@ class TextAssembler:
         self._rules = rules
         self._tail = max((len(s) for s in rules.strings), default=1) - 1
         self._held = 0 if rules.include_stop else self._tail
-        # Not yet taken text, behind it always `_tail` characters (fewer at the start) to search in.
-        self._text = ""
-        self._taken_tail = ""
+        # The answer's characters from `_kept_from` to `_end`; those before `_taken` are given out
+        # and stay only for the search.
+        self._kept = ""
+        self._kept_from = 0
+        self._taken = 0
+        self._end = 0
+        # Where the text of each token ends that was fed step by step and not taken yet.
+        self._token_ends: deque[int] = deque()
         self._tokens = 0
-        self._ended = False
+        self._matched = False
 
     @property
     def needs_every_step(self) -> bool:
@@ -84,42 +94,55 @@ class TextAssembler:
         Returns a match if a stop string completed. The caller feeds nothing after a match.
         """
         skip = last_is_stop and not self._rules.include_stop
+        searching = bool(self._rules.strings)
         for position, token_id in enumerate(token_ids):
             self._tokens += 1
-            if skip and position == len(token_ids) - 1:
-                continue
-            piece = self._decoder.decode(token_id)
-            if not piece:
-                continue
-            self._text += piece
-            if self._rules.strings and self._tokens > self._rules.min_tokens:
-                matched = self._search(len(piece))
-                if matched is not None:
-                    return StopMatch(matched, position + 1)
+            if not (skip and position == len(token_ids) - 1):
+                piece = self._decoder.decode(token_id)
+                if piece:
+                    self._kept += piece
+                    self._end += len(piece)
+                    if searching and self._tokens > self._rules.min_tokens:
+                        string = self._search(len(piece))
+                        if string is not None:
+                            self._token_ends.append(self._end)
+                            return StopMatch(string, position + 1)
+            if searching:
+                self._token_ends.append(self._end)
         return None
 
-    def take(self, *, final: bool) -> str:
-        """Give out the text that is certain; with `final` all that is left."""
-        held = 0 if final or self._ended else self._held
-        certain = len(self._text) - held
-        if certain <= 0:
+    def take(self, tokens: int, *, final: bool) -> str:
+        """Give out the text that is certain of the next `tokens` tokens; with `final` all text."""
+        upto = self._end
+        for _ in range(min(tokens, len(self._token_ends))):
+            upto = self._token_ends.popleft()
+        if final:
+            upto = self._end
+        elif not self._matched:
+            upto = min(upto, self._end - self._held)
+        if upto <= self._taken:
             return ""
-        out, self._text = self._text[:certain], self._text[certain:]
-        if self._tail:
-            self._taken_tail = (self._taken_tail + out)[-self._tail :]
+        out = self._kept[self._taken - self._kept_from : upto - self._kept_from]
+        self._taken = upto
+        forget = max(0, upto - self._tail - self._kept_from)
+        if forget:
+            self._kept = self._kept[forget:]
+            self._kept_from += forget
         return out
 
     def _search(self, new_characters: int) -> str | None:
-        window = self._taken_tail + self._text
+        """Look for a stop string that ends in the newest characters; cut the text at it."""
+        kept = self._kept
         best: tuple[int, int, str] | None = None
         for string in self._rules.strings:
-            at = window.find(string, max(0, len(window) - new_characters - len(string) + 1))
+            at = kept.find(string, max(0, len(kept) - new_characters - len(string) + 1))
             if at >= 0 and (best is None or at + len(string) < best[0]):
                 best = (at + len(string), at, string)
         if best is None:
             return None
         end, start, string = best
-        cut = (end if self._rules.include_stop else start) - len(self._taken_tail)
-        self._text = self._text[: max(0, cut)]
-        self._ended = True
+        keep = max(end if self._rules.include_stop else start, self._taken - self._kept_from)
+        self._kept = kept[:keep]
+        self._end = self._kept_from + keep
+        self._matched = True
         return string

@@ -25,12 +25,15 @@ Rules:
 """
 
 import asyncio
-import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from service.domain import DeliveryOptions, Delta, EngineFinish, FinishReason
 from service.errors import ServiceError
 from service.stream.text import TextAssembler
+
+# A message stays far below any limit on its size, and making it does not hold up the others.
+MOST_TOKENS_PER_MESSAGE = 1024
 
 _CANCELLED = EngineFinish(FinishReason.CANCELLED)
 
@@ -59,7 +62,7 @@ class TokenStream:
         self._text = text
         self._delivery = delivery
         self._clock = clock
-        self._pending: list[int] = []
+        self._pending: deque[int] = deque()
         self._next_delta_at = 0.0
         self._delivered = 0
         self._last_is_stop = False
@@ -78,6 +81,11 @@ class TokenStream:
     def finish(self) -> EngineFinish | None:
         """How the generation ended; None while it goes on, and when it failed."""
         return self._finish
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """What the stream failed of; None while it goes on, and when the generation ended."""
+        return self._failure
 
     @property
     def tokens_delivered(self) -> int:
@@ -146,17 +154,20 @@ class TokenStream:
 
     @property
     def _enough(self) -> int:
-        return self._delivery.max_tokens_per_message or sys.maxsize
+        return self._delivery.max_tokens_per_message or MOST_TOKENS_PER_MESSAGE
 
     def _flush(self) -> Delta | None:
         """Turn what is pending into a delta of at most `max_tokens_per_message` tokens."""
-        most = self._enough
-        token_ids = tuple(self._pending[:most])
-        del self._pending[:most]
-        last = self.ended and not self._pending
+        pending, most = self._pending, self._enough
+        if len(pending) <= most:
+            token_ids = tuple(pending)
+            pending.clear()
+        else:
+            token_ids = tuple(pending.popleft() for _ in range(most))
+        last = self.ended and not pending
         if token_ids and not self._text.needs_every_step:
             self._text.feed(token_ids, last_is_stop=last and self._last_is_stop)
-        text = self._text.take(final=last)
+        text = self._text.take(len(token_ids), final=last)
         if not token_ids and not text:
             return None
         delta = Delta(self._delivered, token_ids, text)

@@ -58,7 +58,7 @@ def _prompt(message: generation_pb2.GenerateRequest) -> Prompt | None:
         case "text":
             return TextPrompt(message.text)
         case "token_ids":
-            return TokensPrompt(tuple(message.token_ids.ids))
+            return TokensPrompt(message.token_ids.ids)  # not copied before it is checked
         case _:
             return None
 

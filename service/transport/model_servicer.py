@@ -15,7 +15,7 @@ from tokenstream.v1 import model_pb2, model_pb2_grpc
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Answers from the engine, while the gate is open."""
+    """Answers from the engine, while the gate is open; what costs time takes a place."""
 
     def __init__(self, engine: EngineClient, gate: Gate, max_request_bytes: int) -> None:
         self._engine = engine
@@ -51,7 +51,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             with status_boundary():
                 validation.check_text(request.text, self._model(request, request.model))
                 special = not request.HasField("add_special_tokens") or request.add_special_tokens
-                ids = await self._engine.tokenize(request.text, add_special_tokens=special)
+                with self._gate.admitted():
+                    ids = await self._engine.tokenize(request.text, add_special_tokens=special)
                 return model_pb2.TokenizeResponse(token_ids=ids)
         except StatusError as error:
             await context.abort_with_status(error.status)
@@ -64,7 +65,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             with status_boundary():
                 validation.check_token_ids(request.token_ids, self._model(request, request.model))
                 skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
-                text = await self._engine.detokenize(request.token_ids, skip_special_tokens=skip)
+                with self._gate.admitted():
+                    text = await self._engine.detokenize(
+                        request.token_ids, skip_special_tokens=skip
+                    )
                 return model_pb2.DetokenizeResponse(text=text)
         except StatusError as error:
             await context.abort_with_status(error.status)

@@ -5,6 +5,7 @@ what can be tried again adds RetryInfo. An exception that is none of ours become
 its text, and goes to the log.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ from service.errors import (
     StreamNotFound,
     Unavailable,
 )
+from service.pipeline import is_being_cancelled
 
 DOMAIN = "tokenstream"
 
@@ -79,6 +81,12 @@ def status_boundary() -> Iterator[None]:
         yield
     except ServiceError as error:
         failure = error
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise  # by gRPC: the caller has gone
+        # From anywhere else gRPC would swallow it, and the caller would wait for ever.
+        _log.exception("handler_failed")
+        failure = RequestFailed()
     except Exception:
         _log.exception("handler_failed")
         failure = RequestFailed()

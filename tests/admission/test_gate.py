@@ -100,21 +100,25 @@ def test_a_place_is_free_after_a_mean_stream_by_the_number_of_places(
 def test_what_a_full_gate_advises_follows_the_streams_that_ended(
     gate: Gate, clock: FakeClock
 ) -> None:
-    def advice() -> float:
-        with gate.admitted(), gate.admitted(), pytest.raises(Overloaded) as full, gate.admitted():
-            pass
+    def advice(*, streamed: bool = True) -> float:
+        with gate.admitted() as one, gate.admitted() as other:
+            one.streamed = other.streamed = streamed
+            with pytest.raises(Overloaded) as full, gate.admitted():
+                pass
         return full.value.retry_after_s
 
     gate = Gate(2, clock)
     gate.open()
     with ExitStack() as held:
-        held.enter_context(gate.admitted())
-        held.enter_context(gate.admitted())
+        for _ in range(2):
+            held.enter_context(gate.admitted()).streamed = True
         with pytest.raises(Overloaded) as full, gate.admitted():
             pass
         assert full.value.retry_after_s == 1.0  # none has ended
         clock.now += 10
     # Two of ten seconds: the mean is ten, a place every five.
+    assert advice(streamed=False) == pytest.approx(5.0)
+    # Places that were taken without a stream say nothing about streams.
     assert advice() == pytest.approx(5.0)
     # Those two took no time: the mean has moved a tenth of the way, twice.
     assert advice() == pytest.approx(10 * 0.9 * 0.9 / 2)

@@ -224,8 +224,9 @@ def test_prompt_and_output_must_fit_the_context_together(
     prompt_tokens: int, sampling: SamplingOptions, fields: list[str]
 ) -> None:
     found: list[str] = []
+    asked = GenerationRequest(TextPrompt("x"), sampling=sampling)
     try:
-        validation.check_fits(prompt_tokens, sampling, MODEL)
+        validation.check_fits(prompt_tokens, asked, MODEL)
     except InvalidRequest as refused:
         found = [v.field for v in refused.violations]
     assert found == fields
@@ -235,8 +236,10 @@ def test_prompt_and_output_must_fit_the_context_together(
 def test_a_prompt_that_leaves_no_room_does_not_fit_whatever_is_asked_for(
     prompt_tokens: int,
 ) -> None:
-    with pytest.raises(InvalidRequest):
-        validation.check_fits(prompt_tokens, SamplingOptions(), MODEL)
+    with pytest.raises(InvalidRequest, match=r"^text: "):
+        validation.check_fits(prompt_tokens, GenerationRequest(TextPrompt("x")), MODEL)
+    with pytest.raises(InvalidRequest, match=r"^token_ids\.ids: "):
+        validation.check_fits(prompt_tokens, GenerationRequest(TokensPrompt((1,))), MODEL)
 
 
 def test_without_a_tokenizer_only_token_ids_go_in_and_no_stop_strings() -> None:

@@ -129,4 +129,4 @@ async def test_after_three_hundred_streams_of_all_kinds_nothing_is_left(serve: S
     await eventually(lambda: running.idle and len(asyncio.all_tasks()) <= tasks_before)
     assert living_streams() <= streams_before
     assert running.service.demultiplexer._stops == []
-    assert running.service.demultiplexer.router.last_failure is None
+    assert running.service.demultiplexer.router.counts.streams_failed == 0

@@ -150,14 +150,16 @@ async def test_whatever_breaks_the_loop_no_stream_waits_for_ever(
             await text_of(stream)
 
 
-async def test_all_can_be_failed_at_once(
+async def test_closed_it_fails_all_and_whoever_comes_later(
     source: ScriptedSource, demultiplexer: Demultiplexer
 ) -> None:
     stream = new_stream()
     with demultiplexer.attached("a", stream):
-        demultiplexer.fail_all(ServiceStopping())
+        demultiplexer.close(ServiceStopping)
         with pytest.raises(ServiceStopping):
             await text_of(stream)
+    with pytest.raises(ServiceStopping), demultiplexer.attached("late", new_stream()):
+        pass
     assert not demultiplexer.died.is_set()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.demux.router import Router
+from service.demux.router import Routed, Router
 from service.domain import EngineFinish, FinishReason
 from service.engine.scripted import ScriptedBatch, ScriptedOutput
 from service.errors import EngineDead, RequestFailed, ServiceStopping
@@ -22,8 +22,8 @@ async def test_each_output_goes_to_its_own_stream() -> None:
     streams = {engine_id: new_stream() for engine_id in "abc"}
     for engine_id, stream in streams.items():
         router.add(engine_id, stream)
-    assert router.route(batch(tokens("c", "3"), tokens("a", "1"))) == []
-    assert router.route(batch(ended("a", "!"), ended("b"), ended("c", "?"))) == []
+    assert router.route(batch(tokens("c", "3"), tokens("a", "1"))) == Routed([], [])
+    assert router.route(batch(ended("a", "!"), ended("b"), ended("c", "?"))) == Routed([], [])
     assert {i: await text_of(s) for i, s in streams.items()} == {"a": "1!", "b": "", "c": "3?"}
     assert router.counts.tokens_routed == 4
     assert router.counts.tokens_for_nobody == 0
@@ -74,7 +74,7 @@ def test_a_step_costs_one_look_up_an_output_however_many_streams_there_are() -> 
 def test_an_unknown_id_is_counted_and_disturbs_nobody() -> None:
     router = Router()
     router.add("a", new_stream())
-    assert router.route(batch(tokens("gone", "xyz"), tokens("a", "1"))) == []
+    assert router.route(batch(tokens("gone", "xyz"), tokens("a", "1"))).stop == []
     assert router.counts.tokens_for_nobody == 3
     assert router.counts.tokens_routed == 1
 
@@ -92,9 +92,10 @@ async def test_a_stream_that_cannot_decode_fails_alone_and_its_engine_work_stops
     broken, whole = new_stream("stop", decoder=BrokenDecoder()), new_stream("stop")
     router.add("broken", broken)
     router.add("whole", whole)
-    assert router.route(batch(tokens("broken", "a"), tokens("whole", "b"))) == ["broken"]
+    routed = router.route(batch(tokens("broken", "a"), tokens("whole", "b")))
+    assert routed.stop == ["broken"]
+    assert [(i, type(cause)) for i, cause in routed.failures] == [("broken", RuntimeError)]
     assert router.counts.streams_failed == 1
-    assert isinstance(router.last_failure, RuntimeError)
     router.route(batch(ended("whole", "c")))
     assert await text_of(whole) == "bc"
     with pytest.raises(RequestFailed):
@@ -104,8 +105,8 @@ async def test_a_stream_that_cannot_decode_fails_alone_and_its_engine_work_stops
 async def test_a_stream_that_cannot_decode_its_last_token_needs_no_stop() -> None:
     router = Router()
     router.add("broken", new_stream("stop", decoder=BrokenDecoder()))
-    assert router.route(batch(ended("broken", "a"))) == []
-    assert router.release("broken") is False
+    assert router.route(batch(ended("broken", "a"))).stop == []
+    assert router.release("broken") == []
 
 
 async def test_a_request_that_the_engine_failed_fails_its_stream() -> None:
@@ -113,9 +114,9 @@ async def test_a_request_that_the_engine_failed_fails_its_stream() -> None:
     stream = new_stream()
     router.add("a", stream)
     failed = ScriptedOutput("a", (), FinishReason.STOP, broken=True)
-    assert router.route(batch(failed)) == []
+    assert router.route(batch(failed)) == Routed(stop=[], failures=[("a", None)])
     assert router.counts.streams_failed == 1
-    assert router.release("a") is False
+    assert router.release("a") == []
     with pytest.raises(RequestFailed):
         await text_of(stream)
 
@@ -124,9 +125,10 @@ def test_a_stop_string_names_the_id_that_the_engine_must_stop() -> None:
     router = Router()
     for engine_id in "abc":
         router.add(engine_id, new_stream("END"))
-    stop = router.route(batch(tokens("a", "xEND"), tokens("b", "x"), tokens("c", "END")))
+    stop = router.route(batch(tokens("a", "xEND"), tokens("b", "x"), tokens("c", "END"))).stop
     assert stop == ["a", "c"]
-    assert router.route(batch(tokens("a", "more"))) == []
+    assert router.route(batch(tokens("a", "more"))).stop == []
+    assert router.release("a") == [], "it is being stopped already"
 
 
 @pytest.mark.parametrize(
@@ -138,13 +140,13 @@ def test_a_release_says_whether_the_engine_may_still_be_at_work(
     router = Router()
     router.add("a", new_stream())
     router.route(batch(last))
-    assert router.release("a") is engine_still_works
+    assert router.release("a") == (["a"] if engine_still_works else [])
     assert len(router) == 0
-    assert router.stream("a") is None
+    assert router.cancel("a") is None
 
 
 def test_a_release_of_an_unknown_id_asks_for_nothing() -> None:
-    assert Router().release("a") is False
+    assert Router().release("a") == []
 
 
 async def test_all_fail_except_those_that_have_ended() -> None:
@@ -153,8 +155,8 @@ async def test_all_fail_except_those_that_have_ended() -> None:
     router.add("ended", ended_stream)
     router.add("running", running)
     router.route(batch(ended("ended", "x"), tokens("running", "y")))
-    router.fail_all(ServiceStopping())
-    router.fail_all(EngineDead())
+    assert router.fail_all(ServiceStopping) == ["running"]
+    assert router.fail_all(EngineDead) == []
     assert await text_of(ended_stream) == "x"
     with pytest.raises(ServiceStopping):
         await text_of(running)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -35,11 +37,23 @@ class Up:
     log: Path
     metrics: str
 
+    def metrics_text(self) -> str:
+        """The service's metrics."""
+        return httpx.get(f"http://{self.metrics}/metrics").text
+
     def requests_ended(self) -> dict[str, float]:
         """The service's counts of ended requests by outcome."""
-        text = httpx.get(f"http://{self.metrics}/metrics").text
-        found = re.findall(r'^tokenstream_requests_total\{outcome="(\w+)"\} (\S+)$', text, re.M)
+        found = re.findall(
+            r'^tokenstream_requests_total\{outcome="(\w+)"\} (\S+)$', self.metrics_text(), re.M
+        )
         return {outcome: float(count) for outcome, count in found}
+
+    def until_running(self, streams: int) -> None:
+        """Wait until so many streams are running."""
+        deadline = time.monotonic() + 15
+        while f"\ntokenstream_streams_running {streams}.0\n" not in self.metrics_text():
+            assert time.monotonic() < deadline, self.metrics_text()
+            time.sleep(0.02)
 
     def until_ended(self, outcome: str, count: float, within_s: float) -> None:
         """Wait until so many requests ended so; fails with the counts if they do not."""
@@ -186,40 +200,56 @@ def test_the_page_streams_an_answer_and_shows_its_figures(page: Page) -> None:
     expect(page.locator("#rate")).to_have_text(re.compile(r"\d"))
 
 
+@contextmanager
+def engine_held(up: Up) -> Iterator[None]:
+    """Stop the engine's processes, so that no answer can end by itself meanwhile."""
+    engine = [
+        child
+        for child in psutil.Process(up.process.pid).children(recursive=True)
+        if any("VLLM::" in part for part in child.cmdline())
+    ]
+    assert engine
+    try:
+        for process in engine:
+            process.suspend()
+        yield
+    finally:
+        for process in engine:
+            process.resume()
+
+
 @pytest.mark.browser
 def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Page) -> None:
-    before = sum(up.requests_ended()[o] for o in ("cancelled", "disconnected"))
-    page.locator("#prompt").fill("Tell me a story about a token.")
-    page.locator("#send").click()
+    before = up.requests_ended()["cancelled"]
+    with engine_held(up):
+        page.locator("#prompt").fill("Tell me a story about a token.")
+        page.locator("#send").click()
+        up.until_running(1)
 
-    page.locator("#stop").click()  # as soon as it can be clicked: the answer takes a second
+        page.locator("#stop").click()
 
-    deadline = time.monotonic() + 1
-    while sum(up.requests_ended()[o] for o in ("cancelled", "disconnected")) == before:
-        assert time.monotonic() < deadline, up.requests_ended()
+        up.until_ended("cancelled", before + 1, within_s=1)
+        expect(page.locator("#status")).to_have_text(re.compile("[Ss]topped"))
 
 
 @pytest.mark.browser
 def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> None:
     before = up.requests_ended()["disconnected"]
     tab = page.context.new_page()
-    # An answer that goes on for much longer than the test waits.
     tab.goto(f"http://{up.gateway}/")
-    tab.evaluate(
-        """new Promise((resolve) => {
-            const source = new EventSource(
-                "/v1/completions/stream?prompt=Hello&max_tokens=1000&ignore_eos=true");
-            source.onmessage = resolve;
-        })"""
-    )
+    with engine_held(up):
+        tab.locator("#prompt").fill("Tell me a story about a token.")
+        tab.locator("#send").click()
+        up.until_running(1)
 
-    tab.close()
+        tab.close()
 
-    up.until_ended("disconnected", before + 1, within_s=1)
+        up.until_ended("disconnected", before + 1, within_s=1)
 
 
 def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> None:
-    session = up.process.pid
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    assert len(family) >= 4, "the service, the bridge, the engine and its worker"
 
     up.process.send_signal(signal.SIGINT)
 
@@ -227,8 +257,8 @@ def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> Non
     log = up.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
-    left = subprocess.run(["ps", "-eo", "ppid="], capture_output=True, text=True).stdout.split()
-    assert str(session) not in left
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
     for address in (up.service, up.gateway):
         host, port = address.split(":")
         with pytest.raises(ConnectionRefusedError):

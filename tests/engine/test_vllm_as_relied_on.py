@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.engine import vllm_client
-from service.engine.vllm_args import STREAM_SCHEDULER, engine_arguments
+from service.engine.vllm_args import STREAM_SCHEDULER, check_model, engine_arguments
 from service.errors import EngineStartFailed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
@@ -89,4 +89,4 @@ def test_a_misspelt_engine_argument_is_refused_with_the_nearest_name(
 
 def test_a_model_that_is_no_folder_is_refused_before_vllm_is_asked() -> None:
     with pytest.raises(EngineStartFailed, match=r"there is no folder \./missing"):
-        engine_arguments("./missing", {}, Path("/demo"))
+        check_model("./missing")

@@ -9,9 +9,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.app import ExitStatus, Service, serve
-from service.engine.protocol import Progress
+from service.domain import GenerationRequest
+from service.engine.protocol import Progress, RenderedRequest
 from service.engine.scripted import ScriptedEngine
 from service.errors import EngineStartFailed
+from service.pipeline import deadline_slack_s
 from service.telemetry.outcomes import Outcome
 from service.transport.server import CannotListenError
 from tests.conftest import Serve
@@ -110,8 +112,7 @@ async def test_a_reader_that_never_reads_does_not_keep_the_service_from_ending(
     )
     stream_id = await started(call)
     demultiplexer = running.service.demultiplexer
-    stream = demultiplexer.router.stream(stream_id)
-    assert stream is not None
+    stream = demultiplexer.router._routes[stream_id].stream
     # More than that: the service comes to wait in the middle of a write.
     for burst in range(1, 9):
         for _ in range(10_000):
@@ -278,3 +279,51 @@ async def test_a_signal_stops_the_service_well(
     finally:
         for each in signal.SIGTERM, signal.SIGINT:
             loop.remove_signal_handler(each)
+
+
+async def test_a_request_that_still_renders_when_the_grace_is_over_is_not_started(
+    serve: Serve,
+) -> None:
+    class SlowToRender(ScriptedEngine):
+        rendering = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
+            self.rendering.set()
+            await self.go_on.wait()
+            return await super().render(engine_id, request)
+
+    engine = SlowToRender(step_s=0.001)
+    running = await serve(engine, drain_grace_s=0.0)
+    call = running.generate("ab")
+    refused = asyncio.create_task(refusal(call))
+    await engine.rendering.wait()
+
+    running.service.stop()
+    await eventually(lambda: running.service.demultiplexer._closed_because is not None)
+    engine.go_on.set()
+
+    assert (await refused).reason == "SERVICE_STOPPING"
+    assert await ended(running) is ExitStatus.OK
+    assert engine.submitted == 0
+    assert running.count(Outcome.STOPPING) == running.counted == 1
+
+
+async def test_a_cancellation_that_is_not_the_callers_is_a_failure_and_not_silence(
+    serve: Serve,
+) -> None:
+    class Cancelling(ScriptedEngine):
+        async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
+            raise asyncio.CancelledError
+
+    running = await serve(Cancelling())
+    refused = await asyncio.wait_for(refusal(running.generate("ab")), 5)
+    assert refused.code is grpc.StatusCode.INTERNAL
+    assert running.count(Outcome.FAILED) == running.counted == 1
+
+
+@pytest.mark.parametrize("seconds", [0.11, 0.257, 10.01, 12.34, 101.5])
+def test_the_slack_of_a_deadline_covers_what_grpc_rounds_it_up_by(seconds: float) -> None:
+    step = 0.01 if seconds < 10 else 0.1 if seconds < 100 else 1.0
+    assert deadline_slack_s(seconds) > step
+    assert deadline_slack_s(seconds) < 3 * step

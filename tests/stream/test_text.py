@@ -12,6 +12,8 @@ LETTERS = "ab\u00e9\u20ac\U0001f600"
 # Very few, so that stop strings meet, overlap and repeat.
 FEW = "ab\u20ac"
 
+EVERYTHING = 1 << 30  # tokens
+
 texts = st.text(alphabet=LETTERS, max_size=30)
 stop_strings = st.lists(st.text(alphabet=FEW, min_size=1, max_size=4), max_size=4, unique=True).map(
     tuple
@@ -62,8 +64,8 @@ def assembled(
             break
         fed = min(fed + size, len(pieces))
         if take:
-            out += assembler.take(final=False)
-    return out + assembler.take(final=True), match
+            out += assembler.take(EVERYTHING, final=False)
+    return out + assembler.take(EVERYTHING, final=True), match
 
 
 @st.composite
@@ -100,9 +102,9 @@ def test_bytes_fed_in_any_split_never_show_half_a_character(text: str, data: st.
         assembler.feed(token_ids[:size])
         del token_ids[:size]
         if take:
-            out += assembler.take(final=False)
+            out += assembler.take(EVERYTHING, final=False)
             assert text.startswith(out)
-    assert out + assembler.take(final=True) == text
+    assert out + assembler.take(EVERYTHING, final=True) == text
 
 
 @given(st.text(alphabet=FEW, max_size=30), stop_strings, st.booleans())
@@ -115,7 +117,7 @@ def test_what_was_taken_is_never_taken_back_by_a_later_stop_string(
     out = ""
     for token_id in range(len(text)):
         match = assembler.feed([token_id])
-        out += assembler.take(final=False)
+        out += assembler.take(EVERYTHING, final=False)
         assert expected.startswith(out)
         if match is not None:
             break
@@ -131,17 +133,17 @@ def test_held_back_text_is_shorter_than_the_longest_stop_string(
     for token_id in range(len(text)):
         if assembler.feed([token_id]) is not None:
             break
-        out += assembler.take(final=False)
+        out += assembler.take(EVERYTHING, final=False)
         assert token_id + 1 - len(out) < longest
 
 
 def test_a_tail_that_could_begin_a_stop_string_is_held_until_it_cannot() -> None:
     assembler = TextAssembler(PieceDecoder("abX"), StopRules(("bcd",)))
     assembler.feed([0, 1])
-    assert assembler.take(final=False) == ""
+    assert assembler.take(EVERYTHING, final=False) == ""
     assembler.feed([2])
-    assert assembler.take(final=False) == "a"
-    assert assembler.take(final=True) == "bX"
+    assert assembler.take(EVERYTHING, final=False) == "a"
+    assert assembler.take(EVERYTHING, final=True) == "bX"
 
 
 def test_with_the_stop_string_in_the_text_nothing_is_held_back() -> None:
@@ -149,46 +151,46 @@ def test_with_the_stop_string_in_the_text_nothing_is_held_back() -> None:
     out = []
     for token_id in range(4):
         assembler.feed([token_id])
-        out.append(assembler.take(final=False))
+        out.append(assembler.take(EVERYTHING, final=False))
     assert out == ["a", "b", "c", "d"]
 
 
 def test_of_two_stop_strings_that_end_together_the_first_in_the_list_counts() -> None:
     assembler = TextAssembler(PieceDecoder("xab"), StopRules(("b", "ab")))
     assert assembler.feed([0, 1, 2]) == StopMatch("b", 3)
-    assert assembler.take(final=True) == "xa"
+    assert assembler.take(EVERYTHING, final=True) == "xa"
 
 
 def test_a_stop_string_inside_the_first_min_tokens_is_text() -> None:
     assembler = TextAssembler(PieceDecoder("abab"), StopRules(("ab",), min_tokens=2))
     assert assembler.feed([0, 1]) is None
     assert assembler.feed([2, 3]) == StopMatch("ab", 2)
-    assert assembler.take(final=True) == "ab"
+    assert assembler.take(EVERYTHING, final=True) == "ab"
 
 
 def test_a_stop_string_that_begins_within_min_tokens_and_ends_behind_them_counts() -> None:
     assembler = TextAssembler(PieceDecoder("xab"), StopRules(("ab",), min_tokens=2))
     assert assembler.feed([0, 1, 2]) == StopMatch("ab", 3)
-    assert assembler.take(final=True) == "x"
+    assert assembler.take(EVERYTHING, final=True) == "x"
 
 
 def test_tokens_behind_the_match_in_the_same_step_are_not_part_of_the_answer() -> None:
     assembler = TextAssembler(PieceDecoder(["a", "STOP", "b"]), StopRules(("STOP",)))
     assert assembler.feed([0, 1, 2]) == StopMatch("STOP", 2)
-    assert assembler.take(final=True) == "a"
+    assert assembler.take(EVERYTHING, final=True) == "a"
 
 
 @pytest.mark.parametrize(("include_stop", "text"), [(False, "a"), (True, "ab")])
 def test_a_stop_token_is_text_only_if_it_is_asked_for(include_stop: bool, text: str) -> None:
     assembler = TextAssembler(PieceDecoder("ab"), StopRules(include_stop=include_stop))
     assembler.feed([0, 1], last_is_stop=True)
-    assert assembler.take(final=True) == text
+    assert assembler.take(EVERYTHING, final=True) == text
 
 
 def test_a_character_that_is_never_completed_is_dropped() -> None:
     assembler = TextAssembler(Utf8Decoder(), StopRules())
     assembler.feed([ord("a"), *"\u20ac".encode()[:2]])
-    assert assembler.take(final=True) == "a"
+    assert assembler.take(EVERYTHING, final=True) == "a"
 
 
 def test_the_scripted_decoder_shows_no_end_of_text() -> None:

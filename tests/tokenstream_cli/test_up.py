@@ -47,7 +47,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
         children.append(Child(arguments, ends_with))
         return children[-1]
 
-    async def announce(settings: up.UpSettings) -> None:
+    async def announce(parts: up.Parts) -> None:
         if not any("broken" in child.arguments for child in children):
             signal.raise_signal(signal.SIGTERM)
 
@@ -70,7 +70,7 @@ def test_both_are_started_and_know_each_other(children: list[Child]) -> None:
     assert option(service, "--model") == "m"
     assert gateway.arguments[0] == "gateway"
     assert option(gateway, "--upstream") == "127.0.0.1:7"
-    assert option(gateway, "--listen") == "127.0.0.1:8080"
+    assert option(gateway, "--listen") is None, "its own default"
 
 
 def test_a_signal_ends_the_bridge_first_and_then_the_service(children: list[Child]) -> None:

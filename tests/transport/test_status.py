@@ -114,10 +114,28 @@ def test_an_expected_error_is_not_logged_as_a_failure() -> None:
     assert log == []
 
 
-@pytest.mark.parametrize("passing", [asyncio.CancelledError, GeneratorExit, KeyboardInterrupt])
-def test_a_cancellation_passes_as_it_is(passing: type[BaseException]) -> None:
+@pytest.mark.parametrize("passing", [GeneratorExit, KeyboardInterrupt])
+def test_what_ends_more_than_a_request_passes_as_it_is(passing: type[BaseException]) -> None:
     with pytest.raises(passing), status_boundary():
         raise passing
+
+
+async def test_a_cancellation_of_this_task_passes_as_it_is() -> None:
+    async def handler() -> None:
+        with status_boundary():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(handler())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_from_elsewhere_is_a_failure() -> None:
+    with structlog.testing.capture_logs(), pytest.raises(StatusError) as raised, status_boundary():
+        raise asyncio.CancelledError
+    assert raised.value.status.code is grpc.StatusCode.INTERNAL
 
 
 def test_a_block_without_a_failure_is_left_alone() -> None:

@@ -20,6 +20,10 @@ class ClientOptions:
     max_reconnect_delay: float = 5.0
     """Longest pause in seconds between two tries to connect."""
 
+    use_http_proxy: bool = False
+    """Whether to connect through the proxy that the environment names (`https_proxy`). Off: a
+    service on this machine or in this cluster is not to be reached through one."""
+
 
 def channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
     """Turn options into what gRPC's channels take."""
@@ -28,6 +32,7 @@ def channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", round(options.keepalive_interval * 1000)),
         ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout * 1000)),
+        ("grpc.enable_http_proxy", int(options.use_http_proxy)),
         # A stream can be silent for long: in the queue, or while its reader pauses. gRPC would
         # stop probing after two probes without data and miss that the other side is gone.
         ("grpc.http2.max_pings_without_data", 0),

@@ -60,7 +60,7 @@ class GenerateOptions(TypedDict, total=False):
     max_delay_ms: int | None
     """Longest time that a token after the first may wait for company, 0 to 1000 ms. Default 0."""
     max_tokens_per_message: int | None
-    """Most tokens in one `Delta`, at least 1. Default: unbounded."""
+    """Most tokens in one `Delta`, 1 to 1024. Default 1024."""
 
 
 _M = TypeVar("_M", bound=Message)
@@ -168,7 +168,7 @@ class _Writer:
                 getattr(message, name).extend(value)
             else:
                 setattr(message, name, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wanted = _WANTED[field.type]
             article = "a list, each " if field.is_repeated else ""
             self._violations.append(FieldViolation(prefix + name, f"must be {article}{wanted}"))

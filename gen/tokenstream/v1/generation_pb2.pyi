@@ -68,7 +68,9 @@ class GenerateRequest(message.Message):
     serves. An unknown one is NOT_FOUND.
     """
     text: builtins.str
-    """Text, tokenized by the model's own tokenizer with its special tokens."""
+    """Text, tokenized by the model's own tokenizer with its special tokens.
+    Without the character U+0000.
+    """
     client_request_id: builtins.str
     """The caller's own name for this request, copied to Started and to the
     service's log. At most 128 characters. It identifies nothing.
@@ -289,8 +291,8 @@ class StreamOptions(message.Message):
     others to share its message, 0 to 1000. Default 0.
     """
     max_tokens_per_message: builtins.int
-    """Most tokens in a message, at least 1; as soon as so many wait, they are
-    delivered. Default: unbounded.
+    """Most tokens in a message, 1 to 1024; as soon as so many wait, they are
+    delivered. Default 1024.
     """
     def __init__(
         self,
@@ -475,7 +477,7 @@ class Usage(message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     prompt_tokens: builtins.int
-    """Tokens in the prompt."""
+    """Tokens in the prompt; the same for each of a request's choices."""
     completion_tokens: builtins.int
     """Tokens in the output, all delivered."""
     cached_prompt_tokens: builtins.int

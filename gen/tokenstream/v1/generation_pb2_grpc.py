@@ -32,7 +32,10 @@ class GenerationServiceStub:
 
     Started, Delta*, Finished, then status OK
 
-    with one Finished per choice and nothing after it. A failure, before the
+    with one Finished for each choice, after which nothing of that choice
+    follows; choices, once a request can have several, interleave. A stream
+    that ends with OK before every choice has its Finished was cut off by
+    something between. A failure, before the
     start or after it, is a gRPC status other than OK and never an event; the
     status carries google.rpc details: ErrorInfo always (domain
     "tokenstream"), BadRequest for bad fields, RetryInfo where trying again
@@ -65,7 +68,10 @@ class GenerationServiceServicer:
 
     Started, Delta*, Finished, then status OK
 
-    with one Finished per choice and nothing after it. A failure, before the
+    with one Finished for each choice, after which nothing of that choice
+    follows; choices, once a request can have several, interleave. A stream
+    that ends with OK before every choice has its Finished was cut off by
+    something between. A failure, before the
     start or after it, is a gRPC status other than OK and never an event; the
     status carries google.rpc details: ErrorInfo always (domain
     "tokenstream"), BadRequest for bad fields, RetryInfo where trying again
@@ -118,7 +124,10 @@ class GenerationService:
 
     Started, Delta*, Finished, then status OK
 
-    with one Finished per choice and nothing after it. A failure, before the
+    with one Finished for each choice, after which nothing of that choice
+    follows; choices, once a request can have several, interleave. A stream
+    that ends with OK before every choice has its Finished was cut off by
+    something between. A failure, before the
     start or after it, is a gRPC status other than OK and never an event; the
     status carries google.rpc details: ErrorInfo always (domain
     "tokenstream"), BadRequest for bad fields, RetryInfo where trying again

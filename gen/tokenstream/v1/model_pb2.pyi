@@ -169,7 +169,9 @@ class TokenizeRequest(message.Message):
     model: builtins.str
     """The model's id. Empty: the model that the service serves."""
     text: builtins.str
-    """Not longer than the service's limit on a request's size."""
+    """Not longer than the service's limit on a request's size, without the
+    character U+0000.
+    """
     add_special_tokens: builtins.bool
     """Whether to add the special tokens that a text prompt gets. Default true."""
     def __init__(

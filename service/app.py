@@ -23,7 +23,7 @@ from service.engine.protocol import EngineClient
 from service.errors import EngineStartFailed, ServiceStopping
 from service.pipeline import Pipeline
 from service.telemetry import logging
-from service.telemetry.outcomes import StreamMetrics
+from service.telemetry.metrics import StreamMetrics
 from service.transport.generation_servicer import GenerationServicer
 from service.transport.model_servicer import ModelServicer
 from service.transport.server import CannotListenError, Server

@@ -19,10 +19,8 @@ from service.admission import validation
 from service.admission.gate import Gate
 from service.demux.demultiplexer import Demultiplexer
 from service.domain import (
-    EngineFinish,
     Event,
     Finished,
-    FinishReason,
     GenerationRequest,
     Started,
     Timings,
@@ -31,27 +29,16 @@ from service.domain import (
 from service.engine.protocol import EngineClient, RenderedRequest
 from service.errors import (
     DeadlineExceeded,
-    InvalidRequest,
-    ModelNotFound,
-    Overloaded,
     RequestFailed,
     ServiceError,
-    ServiceStopping,
     StreamNotFound,
-    Unavailable,
 )
 from service.stream.text import StopRules, TextAssembler
 from service.stream.token_stream import TokenStream
-from service.telemetry.outcomes import Outcome, StreamMetrics
+from service.telemetry.metrics import StreamMetrics
+from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
 
 _log = structlog.get_logger(__name__)
-
-_FINISH_OUTCOMES = {
-    FinishReason.STOP: Outcome.STOP,
-    FinishReason.LENGTH: Outcome.LENGTH,
-    FinishReason.CANCELLED: Outcome.CANCELLED,
-    FinishReason.REPETITION: Outcome.REPETITION,
-}
 
 # gRPC cancels a handler at the caller's deadline, a moment before or after our own timer.
 _DEADLINE_SLACK_S = 0.01
@@ -227,30 +214,6 @@ def is_being_cancelled() -> bool:
     """Whether this task itself was cancelled; if not, a CancelledError is some other task's."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def outcome_of_finish(finish: EngineFinish) -> Outcome:
-    """Which end of a request a complete generation is."""
-    if finish.reason is FinishReason.STOP and isinstance(finish.matched, str):
-        return Outcome.STOP_STRING
-    return _FINISH_OUTCOMES[finish.reason]
-
-
-def outcome_of(error: ServiceError) -> Outcome:
-    """Which end of a request an error is."""
-    match error:
-        case InvalidRequest() | ModelNotFound():
-            return Outcome.REFUSED
-        case Overloaded():
-            return Outcome.OVERLOADED
-        case DeadlineExceeded():
-            return Outcome.DEADLINE
-        case ServiceStopping():
-            return Outcome.STOPPING
-        case Unavailable():
-            return Outcome.UNAVAILABLE
-        case _:
-            return Outcome.FAILED
 
 
 def _outcome_when_cut_off(account: _Account, now: float) -> Outcome:

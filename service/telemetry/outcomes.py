@@ -2,7 +2,16 @@
 
 from enum import Enum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from service.domain import EngineFinish, FinishReason
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ServiceError,
+    ServiceStopping,
+    Unavailable,
+)
 
 
 class Outcome(Enum):
@@ -26,39 +35,33 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-class StreamMetrics:
-    """Metrics of the streams, in a registry of their own so that tests see one service's only."""
+_FINISH_OUTCOMES = {
+    FinishReason.STOP: Outcome.STOP,
+    FinishReason.LENGTH: Outcome.LENGTH,
+    FinishReason.CANCELLED: Outcome.CANCELLED,
+    FinishReason.REPETITION: Outcome.REPETITION,
+}
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.ended = Counter(
-            "tokenstream_requests_total",
-            "Generate requests by how they ended.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        for outcome in Outcome:
-            self.ended.labels(outcome.value)
-        self.running = Gauge(
-            "tokenstream_streams_running",
-            "Streams that were admitted and have not ended.",
-            registry=self.registry,
-        )
-        self.tokens = Counter(
-            "tokenstream_tokens_delivered_total",
-            "Output tokens handed to the wire.",
-            registry=self.registry,
-        )
-        self.time_to_first_token = Histogram(
-            "tokenstream_time_to_first_token_seconds",
-            "From a request's arrival to its first token.",
-            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=self.registry,
-        )
 
-    def count(self, outcome: Outcome) -> int:
-        """How many requests ended so."""
-        value = self.registry.get_sample_value(
-            "tokenstream_requests_total", {"outcome": outcome.value}
-        )
-        return int(value or 0)
+def outcome_of_finish(finish: EngineFinish) -> Outcome:
+    """Which end of a request a complete generation is."""
+    if finish.reason is FinishReason.STOP and isinstance(finish.matched, str):
+        return Outcome.STOP_STRING
+    return _FINISH_OUTCOMES[finish.reason]
+
+
+def outcome_of(error: ServiceError) -> Outcome:
+    """Which end of a request an error is."""
+    match error:
+        case InvalidRequest() | ModelNotFound():
+            return Outcome.REFUSED
+        case Overloaded():
+            return Outcome.OVERLOADED
+        case DeadlineExceeded():
+            return Outcome.DEADLINE
+        case ServiceStopping():
+            return Outcome.STOPPING
+        case Unavailable():
+            return Outcome.UNAVAILABLE
+        case _:
+            return Outcome.FAILED

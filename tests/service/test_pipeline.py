@@ -32,8 +32,9 @@ from service.errors import (
     StreamNotFound,
     Unavailable,
 )
-from service.pipeline import Pipeline, outcome_of, outcome_of_finish
-from service.telemetry.outcomes import Outcome, StreamMetrics
+from service.pipeline import Pipeline
+from service.telemetry.metrics import StreamMetrics
+from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
 from tests.service.running import eventually
 
 

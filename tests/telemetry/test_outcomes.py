@@ -1,6 +1,7 @@
 from prometheus_client import generate_latest
 
-from service.telemetry.outcomes import Outcome, StreamMetrics
+from service.telemetry.metrics import StreamMetrics
+from service.telemetry.outcomes import Outcome
 
 
 def test_every_outcome_is_there_with_zero_before_the_first_request() -> None:

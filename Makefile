@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 MODEL ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format gen lock demo-model screenshot clean
+.PHONY: help setup serve test bench lint format gen lock demo-model screenshot clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +20,10 @@ serve: setup ## Serve MODEL (default: the demo model) on 127.0.0.1:50051, the br
 test: setup ## Run all tests, the real engine included (PYTEST_ARGS="-k name" for some)
 	@scripts/test-tools
 	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+
+bench: setup ## Compare what frontends cost, ours and vLLM's, over one simulated engine (BENCH_ARGS="--help")
+	@bench/setup
+	@$(PYTHON) -m bench $(BENCH_ARGS)
 
 lint: setup ## Style, types, import rules, generated code, protocol files
 	@scripts/lint
@@ -42,4 +47,4 @@ screenshot: setup ## Take pictures of the page while `make serve` runs elsewhere
 	@$(PYTHON) scripts/screenshot.py
 
 clean: ## Remove what was installed and cached here
-	@rm -rf .venv node_modules dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-bench node_modules dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -25,6 +25,7 @@ from service.domain import (
     GenerationRequest,
     ModelCard,
 )
+from service.engine.processes import end_engine_processes
 from service.engine.protocol import Progress, RenderedRequest
 from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
 from service.engine.vllm_log import EngineLog
@@ -45,6 +46,7 @@ _FINISH_REASONS = {
 }
 
 _STOP_GRACE_S = 20.0
+_LEFTOVER_GRACE_S = 5.0  # for processes that the client's own end left
 _GIVE_UP_POLL_S = 1.0
 _GIVE_UP_AFTER_S = 15.0
 
@@ -123,8 +125,7 @@ class VllmEngine:
             await asyncio.wait([starting], timeout=_GIVE_UP_POLL_S)
             given_up_for_s += _GIVE_UP_POLL_S if self._log.has_given_up() else 0.0
             if given_up_for_s > _GIVE_UP_AFTER_S and not self._stopping:
-                for child in multiprocessing.active_children():
-                    child.kill()
+                await asyncio.to_thread(end_engine_processes, 0.0)
                 raise EngineStartFailed(self._log.root_cause() or "the engine did not start")
         starting.result()
 
@@ -254,6 +255,7 @@ class VllmEngine:
             await asyncio.to_thread(client.shutdown, timeout=_STOP_GRACE_S)
             await asyncio.sleep(0)  # its sockets are closed by a callback on this loop
             client.resources.ctx.destroy(linger=0)
+        await asyncio.to_thread(end_engine_processes, _LEFTOVER_GRACE_S)
         if self._renderer is not None:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)

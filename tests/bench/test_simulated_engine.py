@@ -14,6 +14,7 @@ _STREAMS = 16
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(240)
 def test_every_token_of_every_stream_is_right_also_when_the_cache_is_short(
     tmp_path: Path,
 ) -> None:

@@ -14,7 +14,11 @@ def _host_and_port(value: str) -> str:
 
 
 class GatewaySettings(BaseSettings):
-    """How the bridge runs. Environment: TOKENSTREAM_GATEWAY_ and the field's name."""
+    """Serve a gRPC service's streams to browsers, as server-sent events.
+
+    Each option is also an environment variable (TOKENSTREAM_GATEWAY_LISTEN) and a key of the
+    section `gateway` in the YAML file that --config FILE or TOKENSTREAM_CONFIG names.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="TOKENSTREAM_GATEWAY_", env_ignore_empty=True, extra="forbid", frozen=True

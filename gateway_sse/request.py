@@ -7,6 +7,7 @@ model. Every refusal names its field.
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -26,6 +27,8 @@ class Kind(Enum):
     TEXTS = "text or a list of texts"
     INTEGERS = "a list of integers"
 
+
+_PLAIN_INTEGER: Final = re.compile(r"[+-]?[0-9]+")  # Python's int takes more, such as 1_0
 
 FIELDS: Final[Mapping[str, Kind]] = {
     "prompt": Kind.TEXT,
@@ -144,7 +147,7 @@ def _from_text(kind: Kind, text: str) -> object:
     try:
         match kind:
             case Kind.INTEGER:
-                return int(text)
+                return int(text) if _PLAIN_INTEGER.fullmatch(text) else text
             case Kind.NUMBER:
                 return float(text)
             case Kind.BOOLEAN:

@@ -21,7 +21,7 @@ from service.admission.gate import Gate
 from service.config import ServiceSettings
 from service.demux.demultiplexer import Demultiplexer
 from service.engine.protocol import EngineClient
-from service.errors import EngineStartFailed, ServiceStopping
+from service.errors import EngineDead, EngineStartFailed, ServiceError, ServiceStopping
 from service.pipeline import Pipeline
 from service.telemetry import logging
 from service.telemetry.metrics import StreamMetrics
@@ -90,7 +90,7 @@ class Service:
                 died = self.demultiplexer.died.is_set()
                 if died:
                     _log.error("engine_died")
-                await self._drain()
+                await self._drain(EngineDead if died else ServiceStopping)
             finally:
                 demultiplexing.cancel()
                 with suppress(asyncio.CancelledError):
@@ -110,6 +110,8 @@ class Service:
         try:
             await _first(starting, self._stop.wait())
             if not starting.done():
+                ticking.cancel()
+                _log.info("stopping", while_="loading the model")
                 await self.engine.stop()
                 starting.cancel()
                 await asyncio.wait([starting])
@@ -120,8 +122,8 @@ class Service:
         finally:
             ticking.cancel()
 
-    async def _drain(self) -> None:
-        self.gate.stop()
+    async def _drain(self, because: type[ServiceError]) -> None:
+        self.gate.stop(because)
         await self.server.draining()
         if self.gate.held:
             _log.info("draining", streams=self.gate.held, grace_s=self.settings.drain_grace_s)

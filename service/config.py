@@ -22,7 +22,11 @@ Address = Annotated[str, AfterValidator(_host_and_port)]
 
 
 class ServiceSettings(BaseSettings):
-    """Settings of `tokenstream serve`."""
+    """Serve a model with vLLM over gRPC.
+
+    Each option is also an environment variable (TOKENSTREAM_MAX_STREAMS) and a key of the section
+    `service` in the YAML file that --config FILE or TOKENSTREAM_CONFIG names.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="TOKENSTREAM_",

@@ -44,7 +44,11 @@ class InvalidRequest(ServiceError):
 
     def __init__(self, violations: tuple[FieldViolation, ...]) -> None:
         """Name at least one violation."""
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        super().__init__(
+            "; ".join(
+                f"{v.field}: {v.description}" if v.field else v.description for v in violations
+            )
+        )
         self.violations = violations
 
 

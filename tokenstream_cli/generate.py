@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from tokenstream_cli.settings import fail
 from tokenstream_client import (
     AsyncClient,
     AsyncStream,
@@ -27,6 +28,7 @@ from tokenstream_client import (
 )
 
 _FAILED = 1
+_LONGEST_TIMEOUT_S = 1_000_000
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -106,37 +108,47 @@ def parse(argv: Sequence[str]) -> GenerateSettings:
     except SystemExit:  # which is how it returns
         if not parsed:
             raise
-    return parsed[0]
+    settings = parsed[0]
+    if settings.timeout is not None and not 0 < settings.timeout <= _LONGEST_TIMEOUT_S:
+        fail("generate", f"--timeout must be above 0 and at most {_LONGEST_TIMEOUT_S} seconds")
+    return settings
 
 
 def main(argv: Sequence[str]) -> int:
     """Print an answer. Returns 0, or 1 after an error, or 130 after Ctrl-C."""
+    settings = parse(argv)
     try:
-        return asyncio.run(_run(parse(argv)))
+        return asyncio.run(_run(settings))
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
+        return _FAILED
+    except OSError as error:
+        print(f"tokenstream generate: {error.strerror}", file=sys.stderr)
         return _FAILED
 
 
 async def _run(settings: GenerateSettings) -> int:
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
     interrupted = False
+    stream: AsyncStream | None = None
     try:
         async with (
             AsyncClient(settings.server) as client,
             client.generate(prompt, timeout=settings.timeout, **settings.options) as stream,
         ):
+            cancel = stream.cancel
 
             def interrupt() -> None:
                 nonlocal interrupted
                 interrupted = True
-                stream.cancel()
+                cancel()
 
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
             await _print(stream, as_json=settings.as_json)
     except TokenstreamError as error:
+        if not settings.as_json and stream is not None and stream.started is not None:
+            print(flush=True)  # the answer broke off in the middle of a line
         if interrupted and isinstance(error, Cancelled):
-            print(file=sys.stderr)
             return _INTERRUPTED
         print(f"tokenstream generate: {error}", file=sys.stderr)
         return _FAILED

@@ -98,11 +98,12 @@ def _section(
         whole = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         fail(command, f"config: {path} is not YAML: {str(error).replace(chr(10), ' ')}")
+    known = " and ".join(_SECTIONS)
     if not isinstance(whole, dict):
-        fail(command, f"config: {path} has no sections; there are {_SECTIONS}")
+        fail(command, f"config: {path} has no sections; there are {known}")
     for key, content in whole.items():
         if key not in _SECTIONS:
-            fail(command, f"config: {path} has a section {key!r}; there are {_SECTIONS}")
+            fail(command, f"config: {path} has a section {key!r}; there are {known}")
         if not isinstance(content, dict | None):
             fail(command, f"config: {path}: the section {key!r} must be a mapping")
     if not whole.get(section):

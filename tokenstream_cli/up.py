@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import ctypes
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -70,6 +71,8 @@ def _parts(argv: Sequence[str]) -> Parts:
         fail("up", "listen: port 0 is of no use here: the bridge has to know the port")
     upstream = ("--upstream", service.listen)
     gateway = load(GatewaySettings, command="gateway", section="gateway", argv=for_gateway)
+    for address in (service.listen, gateway.listen):
+        _check_free(address)
     return Parts(
         for_service,
         (*for_gateway, *upstream),
@@ -77,6 +80,18 @@ def _parts(argv: Sequence[str]) -> Parts:
         gateway.listen,
         max(service.drain_grace_s, gateway.drain_grace_s) + _ENDS_AFTER_GRACE_S,
     )
+
+
+def _check_free(address: str) -> None:
+    """Refuse a taken address now: its owner would answer for the parts that could not start."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        socket.create_server(
+            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
+    except OSError as error:
+        fail("up", f"cannot listen on {address}: {error.strerror}")
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -109,6 +124,7 @@ async def _run(parts: Parts) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
 
+    status = 0
     async with AsyncExitStack() as running:
         service = await _start("serve", *parts.service_arguments)
         running.push_async_callback(_end, service, parts.ends_within_s, stop_at_once)
@@ -122,12 +138,22 @@ async def _run(parts: Parts) -> int:
         announcing = asyncio.create_task(_announce(parts))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                status = _tell_who_ended({"service": service, "gateway": gateway})
         finally:
             for task in (announcing, *waits):
                 task.cancel()
-    if stop.is_set():
-        return 0
-    return service.returncode or gateway.returncode or 1
+    return status
+
+
+def _tell_who_ended(processes: dict[str, asyncio.subprocess.Process]) -> int:
+    """Say which part ended by itself, and how; the whole ends with its status."""
+    for name, process in processes.items():
+        if (status := process.returncode) is not None:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            print(f"tokenstream up: the {name} {how}; ending the rest", file=sys.stderr)
+            return status if status > 0 else 1
+    return 1
 
 
 async def _start(*arguments: str) -> asyncio.subprocess.Process:

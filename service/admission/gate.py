@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from service.errors import EngineLoading, Overloaded, ServiceStopping
+from service.errors import EngineLoading, Overloaded, ServiceError, ServiceStopping
 
 MIN_RETRY_AFTER_S = 0.1
 MAX_RETRY_AFTER_S = 30.0
@@ -53,6 +53,7 @@ class Gate:
         self._clock = clock
         self._held = 0
         self._state = GateState.CLOSED
+        self._stopped_because: type[ServiceError] = ServiceStopping
         self._mean_stream_s: float | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -67,20 +68,21 @@ class Gate:
         if self._state is GateState.CLOSED:
             self._state = GateState.OPEN
 
-    def stop(self) -> None:
-        """Admit no more, for good."""
+    def stop(self, because: type[ServiceError] = ServiceStopping) -> None:
+        """Admit no more, for good. `because`: what whoever comes is told."""
         self._state = GateState.STOPPING
+        self._stopped_because = because
 
     async def until_empty(self) -> None:
         """Wait until no ticket is out."""
         await self._empty.wait()
 
     def check_open(self) -> None:
-        """Raise `EngineLoading` or `ServiceStopping` unless the gate is open."""
+        """Raise `EngineLoading`, or what `stop` was given, unless the gate is open."""
         if self._state is GateState.CLOSED:
             raise EngineLoading
         if self._state is GateState.STOPPING:
-            raise ServiceStopping
+            raise self._stopped_because
 
     @contextmanager
     def admitted(self) -> Iterator[Ticket]:

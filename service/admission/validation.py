@@ -24,7 +24,7 @@ MAX_STOP_TOKEN_IDS = 128
 MAX_CLIENT_REQUEST_ID_CHARACTERS = 128
 MAX_DELAY_S = 1.0
 MAX_REPETITION_PENALTY = 10.0
-WHOLE_MESSAGE = "."
+WHOLE_MESSAGE = ""
 
 
 def check_model(name: str, model: ModelCard) -> None:

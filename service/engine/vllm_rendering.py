@@ -129,7 +129,8 @@ def _refused_as(field: str) -> Iterator[None]:
     try:
         yield
     except VLLMClientError as refused:
-        why = str(refused).partition("\n")[0]
+        # Not its str(): that repeats the value, which is the caller's text.
+        why = str(refused.args[0] if refused.args else refused).partition("\n")[0]
         raise InvalidRequest((FieldViolation(field, why),)) from refused
 
 

@@ -78,7 +78,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             [*PROGRAM, "up", "--listen", service, "--gateway-listen", gateway],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TOKENSTREAM_METRICS_LISTEN": metrics},
+            # As a user's shell has it: an engine in this process may have set vLLM's variables.
+            env={name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+            | {"TOKENSTREAM_METRICS_LISTEN": metrics},
             text=True,
             start_new_session=True,
         )

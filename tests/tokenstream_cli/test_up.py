@@ -1,11 +1,13 @@
 import asyncio
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tokenstream_cli import up
+from tokenstream_cli.settings import USAGE_ERROR
 
 
 class Child:
@@ -51,6 +53,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
         if not any("broken" in child.arguments for child in children):
             signal.raise_signal(signal.SIGTERM)
 
+    monkeypatch.setattr(up, "_check_free", lambda address: None)  # they are only names here
     monkeypatch.setattr(up, "_start", start)
     monkeypatch.setattr(up, "_announce", announce)
     return children
@@ -107,3 +110,14 @@ def test_addresses_that_the_file_sets_are_kept(children: list[Child], tmp_path: 
     assert option(service, "--listen") in (None, "127.0.0.1:7")
     assert option(gateway, "--listen") in (None, "127.0.0.1:8")
     assert option(gateway, "--upstream") == "127.0.0.1:7"
+
+
+def test_a_taken_address_is_told_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SystemExit) as end:
+            up.main(["--listen", address])
+    assert end.value.code == USAGE_ERROR
+    assert f"cannot listen on {address}" in capsys.readouterr().err

@@ -203,8 +203,7 @@ def _spare_long_lived_objects() -> None:
     """Keep the garbage collector from walking what will never be garbage.
 
     vLLM's imports leave 600,000 objects; a full collection over them stops all streams for a
-    third of a second, and collections were a sixth of this process's time under load
-    (docs/benchmarks.md).
+    third of a second (docs/benchmarks.md).
     """
     gc.collect()
     gc.freeze()

@@ -46,11 +46,11 @@ async def test_a_running_stream_finishes_while_new_connections_are_refused(
         go_on.set()
         rest = [event async for event in events]
     assert [event.event for event in rest] == ["message", "finished", "message"]
-    await asyncio.wait_for(gateway.serving, 2)
+    await asyncio.wait_for(gateway.serving, 10)
 
 
 async def refused(port: int) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -74,7 +74,7 @@ async def test_what_outlives_the_grace_is_told_that_the_gateway_stops(
     assert response.status_code == (200 if begun else 503)
     assert '"GATEWAY_STOPPING"' in response.text
     assert response.text.endswith("data: [DONE]\n\n") == begun
-    await asyncio.wait_for(gateway.serving, 2)
+    await asyncio.wait_for(gateway.serving, 10)
     assert service.cancelled.is_set()
 
 

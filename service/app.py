@@ -197,6 +197,8 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
         return await service.run(ready)
     except (CannotListenError, EngineStartFailed) as error:
         return _cannot_start(str(error))
+    finally:
+        gc.unfreeze()  # or extension modules report all of it as leaked when the process ends
 
 
 def _spare_long_lived_objects() -> None:

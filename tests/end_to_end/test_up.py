@@ -259,6 +259,7 @@ def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> Non
     log = up.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
+    assert "leak" not in log
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     for address in (up.service, up.gateway):

@@ -6,6 +6,7 @@ tokens are whole characters, so their texts joined are the answer's text.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -129,7 +130,7 @@ class VllmGrpc:
         return Reading(times, _compare(tokens, answer))
 
 
-class _Sse:
+class _Sse(ABC):
     """Server-sent events with text."""
 
     path: str
@@ -154,8 +155,9 @@ class _Sse:
         wrong = _compare_text("".join(texts), answer)
         return Reading(times, wrong or (None if done else "no [DONE]"))
 
+    @abstractmethod
     def _text(self, event: dict[str, Any]) -> str:
-        raise NotImplementedError
+        """Return the text of one event's JSON."""
 
 
 class Bridge(_Sse):

@@ -58,7 +58,8 @@ class Answer {
       $("tokens").textContent = this.tokens;
       const seconds = (this.lastAt - this.firstAt) / 1000;
       const later = this.tokens - this.firstTokens;
-      if (later > 0 && seconds > 0) $("rate").textContent = (later / seconds).toFixed(1);
+      // Over less, the time is that of the delivery and says nothing of the decoding.
+      if (later > 0 && seconds > 0.1) $("rate").textContent = (later / seconds).toFixed(1);
     }
     if (follow) window.scrollTo(0, document.documentElement.scrollHeight);
   }
@@ -108,6 +109,10 @@ async function read(answer, prompt) {
   if (!answer.finished) throw new Error("the stream broke off");
   answer.tokens = answer.finished.usage.completion_tokens;
   $("tokens").textContent = answer.tokens;
+  const { time_to_first_token_ms: first, total_ms: total } = answer.finished.timings;
+  if (answer.tokens > 1 && total > first) {
+    $("rate").textContent = (((answer.tokens - 1) * 1000) / (total - first)).toFixed(1);
+  }
   return ENDINGS[answer.finished.reason] ?? "Finished.";
 }
 

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenstream/v1/generation.proto\x12\x0etokenstream.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12-\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x18.tokenstream.v1.TokenIdsH\x00\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.tokenstream.v1.SamplingOptions\x12-\n\x06stream\x18\x06 \x01(\x0b\x32\x1d.tokenstream.v1.StreamOptions\x12\x19\n\x11\x63lient_request_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xd7\x04\n\x0fSamplingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x03H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12 \n\x13skip_special_tokens\x18\x0e \x01(\x08H\x0b\x88\x01\x01\x12\x19\n\x0cinclude_stop\x18\x0f \x01(\x08H\x0c\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x16\n\x14_skip_special_tokensB\x0f\n\r_include_stop\"{\n\rStreamOptions\x12\x19\n\x0cmax_delay_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x12#\n\x16max_tokens_per_message\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x0f\n\r_max_delay_msB\x19\n\x17_max_tokens_per_message\"\x9d\x01\n\x10GenerateResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.tokenstream.v1.StartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tokenstream.v1.DeltaH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.tokenstream.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"]\n\x07Started\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63lient_request_id\x18\x04 \x01(\t\"Y\n\x05\x44\x65lta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x19\n\x11\x66irst_token_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xd9\x01\n\x08\x46inished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.tokenstream.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x03 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x04 \x01(\rH\x00\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x15.tokenstream.v1.Usage\x12(\n\x07timings\x18\x06 \x01(\x0b\x32\x17.tokenstream.v1.TimingsB\t\n\x07matched\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"k\n\x07Timings\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\"\n\rCancelRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1c\n\x18\x46INISH_REASON_REPETITION\x10\x04\x32\xad\x01\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.tokenstream.v1.GenerateRequest\x1a .tokenstream.v1.GenerateResponse0\x01\x12G\n\x06\x43\x61ncel\x12\x1d.tokenstream.v1.CancelRequest\x1a\x1e.tokenstream.v1.CancelResponseB\xad\x01\n\x12\x63om.tokenstream.v1B\x0fGenerationProtoP\x01ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\xa2\x02\x03TSX\xaa\x02\x0eTokenstream.V1\xca\x02\x0eTokenstream\\V1\xea\x02\x0fTokenstream::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftokenstream/v1/generation.proto\x12\x0etokenstream.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12-\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x18.tokenstream.v1.TokenIdsH\x00\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.tokenstream.v1.SamplingOptions\x12-\n\x06stream\x18\x06 \x01(\x0b\x32\x1d.tokenstream.v1.StreamOptions\x12\x19\n\x11\x63lient_request_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xd7\x04\n\x0fSamplingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x03H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12 \n\x13skip_special_tokens\x18\x0e \x01(\x08H\x0b\x88\x01\x01\x12\x19\n\x0cinclude_stop\x18\x0f \x01(\x08H\x0c\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x16\n\x14_skip_special_tokensB\x0f\n\r_include_stop\"\x82\x02\n\rStreamOptions\x12\x19\n\x0cmax_delay_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x12#\n\x16max_tokens_per_message\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x33\n\ron_disconnect\x18\x03 \x01(\x0e\x32\x1c.tokenstream.v1.OnDisconnect\x12\x13\n\x06\x63redit\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x1c\n\x0ftime_to_live_ms\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x0f\n\r_max_delay_msB\x19\n\x17_max_tokens_per_messageB\t\n\x07_creditB\x12\n\x10_time_to_live_ms\"\x9d\x01\n\x10GenerateResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.tokenstream.v1.StartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tokenstream.v1.DeltaH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.tokenstream.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"]\n\x07Started\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63lient_request_id\x18\x04 \x01(\t\"Y\n\x05\x44\x65lta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x19\n\x11\x66irst_token_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xd9\x01\n\x08\x46inished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.tokenstream.v1.FinishReason\x12\x15\n\x0bstop_string\x18\x03 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x04 \x01(\rH\x00\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x15.tokenstream.v1.Usage\x12(\n\x07timings\x18\x06 \x01(\x0b\x32\x17.tokenstream.v1.TimingsB\t\n\x07matched\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"k\n\x07Timings\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\"\n\rCancelRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"k\n\rResumeRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x18\n\x10next_token_index\x18\x02 \x01(\r\x12-\n\x06stream\x18\x03 \x01(\x0b\x32\x1d.tokenstream.v1.StreamOptions\"\x9b\x01\n\x0eResumeResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.tokenstream.v1.StartedH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.tokenstream.v1.DeltaH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.tokenstream.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x8b\x02\n\x0eSessionRequest\x12-\n\x05start\x18\x01 \x01(\x0b\x32\x1c.tokenstream.v1.SessionStartH\x00\x12/\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1d.tokenstream.v1.SessionCancelH\x00\x12/\n\x06\x63redit\x18\x03 \x01(\x0b\x32\x1d.tokenstream.v1.SessionCreditH\x00\x12/\n\x06resume\x18\x04 \x01(\x0b\x32\x1d.tokenstream.v1.SessionResumeH\x00\x12-\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x1c.tokenstream.v1.SessionCloseH\x00\x42\x08\n\x06\x61\x63tion\"\x89\x01\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\r\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.tokenstream.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\"\x1b\n\rSessionCancel\x12\n\n\x02id\x18\x01 \x01(\r\"2\n\rSessionCredit\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x14\n\x0ctoken_limits\x18\x02 \x03(\r\"\\\n\rSessionResume\x12\n\n\x02id\x18\x01 \x01(\r\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.tokenstream.v1.ResumeRequest\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\t\"\x1a\n\x0cSessionClose\x12\n\n\x02id\x18\x01 \x01(\r\"\x86\x02\n\x0fSessionResponse\x12/\n\x07started\x18\x01 \x03(\x0b\x32\x1e.tokenstream.v1.SessionStarted\x12-\n\x06\x64\x65ltas\x18\x02 \x01(\x0b\x32\x1d.tokenstream.v1.SessionDeltas\x12\x31\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x1f.tokenstream.v1.SessionFinished\x12-\n\x06\x66\x61iled\x18\x04 \x03(\x0b\x32\x1d.tokenstream.v1.SessionFailed\x12\x31\n\x08rejected\x18\x05 \x03(\x0b\x32\x1f.tokenstream.v1.SessionRejected\"F\n\x0eSessionStarted\x12\n\n\x02id\x18\x01 \x01(\r\x12(\n\x07started\x18\x02 \x01(\x0b\x32\x17.tokenstream.v1.Started\"q\n\rSessionDeltas\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x1b\n\x13\x66irst_token_indexes\x18\x02 \x03(\r\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\r\n\x05texts\x18\x05 \x03(\t\"I\n\x0fSessionFinished\x12\n\n\x02id\x18\x01 \x01(\r\x12*\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x18.tokenstream.v1.Finished\"E\n\rSessionFailed\x12\n\n\x02id\x18\x01 \x01(\r\x12(\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x17.tokenstream.v1.Failure\"v\n\x0fSessionRejected\x12\n\n\x02id\x18\x01 \x01(\r\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1d.tokenstream.v1.SessionAction\x12(\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x17.tokenstream.v1.Failure\"O\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any*^\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_DISCONNECT_END\x10\x01\x12\x18\n\x14ON_DISCONNECT_DETACH\x10\x02*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1c\n\x18\x46INISH_REASON_REPETITION\x10\x04*\xb4\x01\n\rSessionAction\x12\x1e\n\x1aSESSION_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_ACTION_START\x10\x01\x12\x19\n\x15SESSION_ACTION_CANCEL\x10\x02\x12\x19\n\x15SESSION_ACTION_CREDIT\x10\x03\x12\x19\n\x15SESSION_ACTION_RESUME\x10\x04\x12\x18\n\x14SESSION_ACTION_CLOSE\x10\x05\x32\xc8\x02\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.tokenstream.v1.GenerateRequest\x1a .tokenstream.v1.GenerateResponse0\x01\x12N\n\x07Session\x12\x1e.tokenstream.v1.SessionRequest\x1a\x1f.tokenstream.v1.SessionResponse(\x01\x30\x01\x12I\n\x06Resume\x12\x1d.tokenstream.v1.ResumeRequest\x1a\x1e.tokenstream.v1.ResumeResponse0\x01\x12G\n\x06\x43\x61ncel\x12\x1d.tokenstream.v1.CancelRequest\x1a\x1e.tokenstream.v1.CancelResponseB\xad\x01\n\x12\x63om.tokenstream.v1B\x0fGenerationProtoP\x01ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\xa2\x02\x03TSX\xaa\x02\x0eTokenstream.V1\xca\x02\x0eTokenstream\\V1\xea\x02\x0fTokenstream::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,32 +34,66 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tokenstream.v1.generation_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022com.tokenstream.v1B\017GenerationProtoP\001ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\242\002\003TSX\252\002\016Tokenstream.V1\312\002\016Tokenstream\\V1\352\002\017Tokenstream::V1'
-  _globals['_FINISHREASON']._serialized_start=1887
-  _globals['_FINISHREASON']._serialized_end=2041
-  _globals['_GENERATEREQUEST']._serialized_start=84
-  _globals['_GENERATEREQUEST']._serialized_end=314
-  _globals['_TOKENIDS']._serialized_start=316
-  _globals['_TOKENIDS']._serialized_end=339
-  _globals['_SAMPLINGOPTIONS']._serialized_start=342
-  _globals['_SAMPLINGOPTIONS']._serialized_end=941
-  _globals['_STREAMOPTIONS']._serialized_start=943
-  _globals['_STREAMOPTIONS']._serialized_end=1066
-  _globals['_GENERATERESPONSE']._serialized_start=1069
-  _globals['_GENERATERESPONSE']._serialized_end=1226
-  _globals['_STARTED']._serialized_start=1228
-  _globals['_STARTED']._serialized_end=1321
-  _globals['_DELTA']._serialized_start=1323
-  _globals['_DELTA']._serialized_end=1412
-  _globals['_FINISHED']._serialized_start=1415
-  _globals['_FINISHED']._serialized_end=1632
-  _globals['_USAGE']._serialized_start=1634
-  _globals['_USAGE']._serialized_end=1721
-  _globals['_TIMINGS']._serialized_start=1723
-  _globals['_TIMINGS']._serialized_end=1830
-  _globals['_CANCELREQUEST']._serialized_start=1832
-  _globals['_CANCELREQUEST']._serialized_end=1866
-  _globals['_CANCELRESPONSE']._serialized_start=1868
-  _globals['_CANCELRESPONSE']._serialized_end=1884
-  _globals['_GENERATIONSERVICE']._serialized_start=2044
-  _globals['_GENERATIONSERVICE']._serialized_end=2217
+  _globals['_ONDISCONNECT']._serialized_start=3728
+  _globals['_ONDISCONNECT']._serialized_end=3822
+  _globals['_FINISHREASON']._serialized_start=3825
+  _globals['_FINISHREASON']._serialized_end=3979
+  _globals['_SESSIONACTION']._serialized_start=3982
+  _globals['_SESSIONACTION']._serialized_end=4162
+  _globals['_GENERATEREQUEST']._serialized_start=111
+  _globals['_GENERATEREQUEST']._serialized_end=341
+  _globals['_TOKENIDS']._serialized_start=343
+  _globals['_TOKENIDS']._serialized_end=366
+  _globals['_SAMPLINGOPTIONS']._serialized_start=369
+  _globals['_SAMPLINGOPTIONS']._serialized_end=968
+  _globals['_STREAMOPTIONS']._serialized_start=971
+  _globals['_STREAMOPTIONS']._serialized_end=1229
+  _globals['_GENERATERESPONSE']._serialized_start=1232
+  _globals['_GENERATERESPONSE']._serialized_end=1389
+  _globals['_STARTED']._serialized_start=1391
+  _globals['_STARTED']._serialized_end=1484
+  _globals['_DELTA']._serialized_start=1486
+  _globals['_DELTA']._serialized_end=1575
+  _globals['_FINISHED']._serialized_start=1578
+  _globals['_FINISHED']._serialized_end=1795
+  _globals['_USAGE']._serialized_start=1797
+  _globals['_USAGE']._serialized_end=1884
+  _globals['_TIMINGS']._serialized_start=1886
+  _globals['_TIMINGS']._serialized_end=1993
+  _globals['_CANCELREQUEST']._serialized_start=1995
+  _globals['_CANCELREQUEST']._serialized_end=2029
+  _globals['_CANCELRESPONSE']._serialized_start=2031
+  _globals['_CANCELRESPONSE']._serialized_end=2047
+  _globals['_RESUMEREQUEST']._serialized_start=2049
+  _globals['_RESUMEREQUEST']._serialized_end=2156
+  _globals['_RESUMERESPONSE']._serialized_start=2159
+  _globals['_RESUMERESPONSE']._serialized_end=2314
+  _globals['_SESSIONREQUEST']._serialized_start=2317
+  _globals['_SESSIONREQUEST']._serialized_end=2584
+  _globals['_SESSIONSTART']._serialized_start=2587
+  _globals['_SESSIONSTART']._serialized_end=2724
+  _globals['_SESSIONCANCEL']._serialized_start=2726
+  _globals['_SESSIONCANCEL']._serialized_end=2753
+  _globals['_SESSIONCREDIT']._serialized_start=2755
+  _globals['_SESSIONCREDIT']._serialized_end=2805
+  _globals['_SESSIONRESUME']._serialized_start=2807
+  _globals['_SESSIONRESUME']._serialized_end=2899
+  _globals['_SESSIONCLOSE']._serialized_start=2901
+  _globals['_SESSIONCLOSE']._serialized_end=2927
+  _globals['_SESSIONRESPONSE']._serialized_start=2930
+  _globals['_SESSIONRESPONSE']._serialized_end=3192
+  _globals['_SESSIONSTARTED']._serialized_start=3194
+  _globals['_SESSIONSTARTED']._serialized_end=3264
+  _globals['_SESSIONDELTAS']._serialized_start=3266
+  _globals['_SESSIONDELTAS']._serialized_end=3379
+  _globals['_SESSIONFINISHED']._serialized_start=3381
+  _globals['_SESSIONFINISHED']._serialized_end=3454
+  _globals['_SESSIONFAILED']._serialized_start=3456
+  _globals['_SESSIONFAILED']._serialized_end=3525
+  _globals['_SESSIONREJECTED']._serialized_start=3527
+  _globals['_SESSIONREJECTED']._serialized_end=3645
+  _globals['_FAILURE']._serialized_start=3647
+  _globals['_FAILURE']._serialized_end=3726
+  _globals['_GENERATIONSERVICE']._serialized_start=4165
+  _globals['_GENERATIONSERVICE']._serialized_end=4493
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from google.protobuf import any_pb2 as any_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
@@ -19,6 +20,31 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _OnDisconnect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """The default, ON_DISCONNECT_END."""
+    ON_DISCONNECT_END: _OnDisconnect.ValueType  # 1
+    """The decoding ends at once."""
+    ON_DISCONNECT_DETACH: _OnDisconnect.ValueType  # 2
+    """The stream stays for its time to live; Resume reads on, Cancel ends it."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """What a lost reader means for its stream. A call that its caller closed, and
+    one whose connection broke, look alike to the service.
+    """
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""The default, ON_DISCONNECT_END."""
+ON_DISCONNECT_END: OnDisconnect.ValueType  # 1
+"""The decoding ends at once."""
+ON_DISCONNECT_DETACH: OnDisconnect.ValueType  # 2
+"""The stream stays for its time to live; Resume reads on, Cancel ends it."""
 
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -50,6 +76,41 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 3
 """Cancel was called."""
 FINISH_REASON_REPETITION: FinishReason.ValueType  # 4
 """The engine saw the output repeat itself and gave up."""
+
+class _SessionAction:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SessionAction.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SESSION_ACTION_UNSPECIFIED: _SessionAction.ValueType  # 0
+    """The message had no action."""
+    SESSION_ACTION_START: _SessionAction.ValueType  # 1
+    """SessionStart."""
+    SESSION_ACTION_CANCEL: _SessionAction.ValueType  # 2
+    """SessionCancel."""
+    SESSION_ACTION_CREDIT: _SessionAction.ValueType  # 3
+    """SessionCredit."""
+    SESSION_ACTION_RESUME: _SessionAction.ValueType  # 4
+    """SessionResume."""
+    SESSION_ACTION_CLOSE: _SessionAction.ValueType  # 5
+    """SessionClose."""
+
+class SessionAction(_SessionAction, metaclass=_SessionActionEnumTypeWrapper):
+    """The kinds of messages that a session takes."""
+
+SESSION_ACTION_UNSPECIFIED: SessionAction.ValueType  # 0
+"""The message had no action."""
+SESSION_ACTION_START: SessionAction.ValueType  # 1
+"""SessionStart."""
+SESSION_ACTION_CANCEL: SessionAction.ValueType  # 2
+"""SessionCancel."""
+SESSION_ACTION_CREDIT: SessionAction.ValueType  # 3
+"""SessionCredit."""
+SESSION_ACTION_RESUME: SessionAction.ValueType  # 4
+"""SessionResume."""
+SESSION_ACTION_CLOSE: SessionAction.ValueType  # 5
+"""SessionClose."""
 
 @typing.final
 class GenerateRequest(message.Message):
@@ -278,40 +339,69 @@ class SamplingOptions(message.Message):
 class StreamOptions(message.Message):
     """How tokens are delivered. The first token is always delivered at once, and
     whatever is decoded while a message is on its way is merged into the next.
-    Numbers 3 to 5 are kept for on_disconnect, credit and
-    reading_tokens_per_second.
+    Number 5 is kept for reading_tokens_per_second.
     """
 
     DESCRIPTOR: descriptor.Descriptor
 
     MAX_DELAY_MS_FIELD_NUMBER: builtins.int
     MAX_TOKENS_PER_MESSAGE_FIELD_NUMBER: builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: builtins.int
+    CREDIT_FIELD_NUMBER: builtins.int
+    TIME_TO_LIVE_MS_FIELD_NUMBER: builtins.int
     max_delay_ms: builtins.int
     """Longest time in milliseconds that a token after the first may wait for
-    others to share its message, 0 to 1000. Default 0.
+    others to share its message, 0 to 1000. Unset: adaptive, 0 while the
+    service keeps up and up to 50 while it does not.
     """
     max_tokens_per_message: builtins.int
     """Most tokens in a message, 1 to 1024; as soon as so many wait, they are
-    delivered. Default 1024.
+    delivered. Default 1024. In a session it bounds one request's part of a
+    message.
+    """
+    on_disconnect: OnDisconnect.ValueType
+    """What becomes of the stream when its reader's call closes or breaks.
+    Unspecified: ON_DISCONNECT_END.
+    """
+    credit: builtins.int
+    """Sessions only: number of tokens that may be delivered before the first
+    SessionCredit, from the first index that is read. Unset: no limit by
+    credit. 0 is a value.
+    """
+    time_to_live_ms: builtins.int
+    """With ON_DISCONNECT_DETACH: how long in milliseconds the stream waits for
+    a reader to come back, and how long it can be read again after its end.
+    At least 1; the service's own limit caps it. Unset: the service's default.
     """
     def __init__(
         self,
         *,
         max_delay_ms: builtins.int | None = ...,
         max_tokens_per_message: builtins.int | None = ...,
+        on_disconnect: OnDisconnect.ValueType = ...,
+        credit: builtins.int | None = ...,
+        time_to_live_ms: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "on_disconnect", b"on_disconnect", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__credit: _TypeAlias = typing.Literal["credit"]  # noqa: Y015
+    _WhichOneofArgType__credit: _TypeAlias = typing.Literal["_credit", b"_credit"]  # noqa: Y015
     _WhichOneofReturnType__max_delay_ms: _TypeAlias = typing.Literal["max_delay_ms"]  # noqa: Y015
     _WhichOneofArgType__max_delay_ms: _TypeAlias = typing.Literal["_max_delay_ms", b"_max_delay_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens_per_message: _TypeAlias = typing.Literal["max_tokens_per_message"]  # noqa: Y015
     _WhichOneofArgType__max_tokens_per_message: _TypeAlias = typing.Literal["_max_tokens_per_message", b"_max_tokens_per_message"]  # noqa: Y015
+    _WhichOneofReturnType__time_to_live_ms: _TypeAlias = typing.Literal["time_to_live_ms"]  # noqa: Y015
+    _WhichOneofArgType__time_to_live_ms: _TypeAlias = typing.Literal["_time_to_live_ms", b"_time_to_live_ms"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credit) -> _WhichOneofReturnType__credit | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_delay_ms) -> _WhichOneofReturnType__max_delay_ms | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens_per_message) -> _WhichOneofReturnType__max_tokens_per_message | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_live_ms) -> _WhichOneofReturnType__time_to_live_ms | None: ...
 
 @typing.final
 class GenerateResponse(message.Message):
@@ -557,5 +647,513 @@ class CancelResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResumeRequest(message.Message):
+    """Which stream to read on, and from where."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: builtins.int
+    NEXT_TOKEN_INDEX_FIELD_NUMBER: builtins.int
+    STREAM_FIELD_NUMBER: builtins.int
+    stream_id: builtins.str
+    """From Started."""
+    next_token_index: builtins.int
+    """Index of the first token that the reader has not got: the number of tokens
+    it has. A delta without token_ids is a stream's last and has the text that
+    was held back until the end; resuming there delivers it again, and a
+    reader that has it drops it.
+    """
+    @builtins.property
+    def stream(self) -> StreamOptions:
+        """How tokens are delivered from here on. on_disconnect and time_to_live_ms
+        must be unset: they stay the stream's own.
+        """
+
+    def __init__(
+        self,
+        *,
+        stream_id: builtins.str = ...,
+        next_token_index: builtins.int = ...,
+        stream: StreamOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["stream", b"stream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_token_index", b"next_token_index", "stream", b"stream", "stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResumeResponse(message.Message):
+    """One event of a stream that is read on. The grammar is that of Generate, the
+    first delta begins at next_token_index.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def started(self) -> Started:
+        """The stream was found; always first."""
+
+    @builtins.property
+    def delta(self) -> Delta:
+        """Some tokens and text."""
+
+    @builtins.property
+    def finished(self) -> Finished:
+        """The end of a choice."""
+
+    def __init__(
+        self,
+        *,
+        started: Started | None = ...,
+        delta: Delta | None = ...,
+        finished: Finished | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = typing.Literal["started", "delta", "finished"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+@typing.final
+class SessionRequest(message.Message):
+    """What the caller of a session wants."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    CREDIT_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
+    CLOSE_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def start(self) -> SessionStart:
+        """Begin a request."""
+
+    @builtins.property
+    def cancel(self) -> SessionCancel:
+        """End a request; its reader gets what was decoded, and its Finished."""
+
+    @builtins.property
+    def credit(self) -> SessionCredit:
+        """Let more tokens be delivered."""
+
+    @builtins.property
+    def resume(self) -> SessionResume:
+        """Read a stream on that was started elsewhere, or in an earlier session."""
+
+    @builtins.property
+    def close(self) -> SessionClose:
+        """Stop reading one request, as if its own call had broken."""
+
+    def __init__(
+        self,
+        *,
+        start: SessionStart | None = ...,
+        cancel: SessionCancel | None = ...,
+        credit: SessionCredit | None = ...,
+        resume: SessionResume | None = ...,
+        close: SessionClose | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["action", b"action", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = typing.Literal["start", "cancel", "credit", "resume", "close"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+@typing.final
+class SessionStart(message.Message):
+    """Begins a request."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    API_KEY_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The caller's number for the request in this session: at least 1, and larger
+    than any that start or resume named in it before, so that a late message
+    can never mean another request. Otherwise the start is rejected.
+    """
+    api_key: builtins.str
+    """The key of the tenant that the request belongs to, where that is not the
+    session's own caller: a proxy passes its callers' keys on.
+    """
+    @builtins.property
+    def request(self) -> GenerateRequest:
+        """The request, as Generate takes it."""
+
+    @builtins.property
+    def timeout(self) -> duration_pb2.Duration:
+        """Time until the request must have ended, its time in the queue included.
+        Unset: none. It is to the request what a call's deadline is to Generate.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        request: GenerateRequest | None = ...,
+        timeout: duration_pb2.Duration | None = ...,
+        api_key: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "id", b"id", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionCancel(message.Message):
+    """Ends a request of this session."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """From its start or resume."""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionCredit(message.Message):
+    """Lets more tokens of some requests be delivered: entry i of both lists belongs
+    together. A limit never lowers the one before, so that a repeated or a late
+    message does no harm.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: builtins.int
+    TOKEN_LIMITS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """From their start or resume."""
+
+    @builtins.property
+    def token_limits(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Tokens with an index below this may be delivered."""
+
+    def __init__(
+        self,
+        *,
+        ids: abc.Iterable[builtins.int] | None = ...,
+        token_limits: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ids", b"ids", "token_limits", b"token_limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionResume(message.Message):
+    """Reads a stream on."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    API_KEY_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """As in SessionStart."""
+    api_key: builtins.str
+    """As in SessionStart."""
+    @builtins.property
+    def request(self) -> ResumeRequest:
+        """As Resume takes it."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        request: ResumeRequest | None = ...,
+        api_key: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "id", b"id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionClose(message.Message):
+    """Stops reading a request. No more events of this id follow."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """From its start or resume."""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionResponse(message.Message):
+    """Events of a session's requests, in the order of these fields: a request can
+    start, go on and finish in one message.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def started(self) -> containers.RepeatedCompositeFieldContainer[SessionStarted]:
+        """Requests whose stream was opened."""
+
+    @builtins.property
+    def deltas(self) -> SessionDeltas:
+        """Tokens and text, of any number of requests."""
+
+    @builtins.property
+    def finished(self) -> containers.RepeatedCompositeFieldContainer[SessionFinished]:
+        """Requests that came to their end."""
+
+    @builtins.property
+    def failed(self) -> containers.RepeatedCompositeFieldContainer[SessionFailed]:
+        """Requests that ended with an error."""
+
+    @builtins.property
+    def rejected(self) -> containers.RepeatedCompositeFieldContainer[SessionRejected]:
+        """Messages of the caller's that could not be followed."""
+
+    def __init__(
+        self,
+        *,
+        started: abc.Iterable[SessionStarted] | None = ...,
+        deltas: SessionDeltas | None = ...,
+        finished: abc.Iterable[SessionFinished] | None = ...,
+        failed: abc.Iterable[SessionFailed] | None = ...,
+        rejected: abc.Iterable[SessionRejected] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["deltas", b"deltas"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["deltas", b"deltas", "failed", b"failed", "finished", b"finished", "rejected", b"rejected", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionStarted(message.Message):
+    """A request's stream exists."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    STARTED_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The request."""
+    @builtins.property
+    def started(self) -> Started:
+        """As Generate sends it."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        started: Started | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionDeltas(message.Message):
+    """Deltas of several requests as columns: entry i of ids, first_token_indexes,
+    token_counts and texts is one delta, and token_ids has the tokens of all, one
+    delta after the other. A request occurs at most once. Number 6 is kept for
+    choice indexes.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_INDEXES_FIELD_NUMBER: builtins.int
+    TOKEN_COUNTS_FIELD_NUMBER: builtins.int
+    TOKEN_IDS_FIELD_NUMBER: builtins.int
+    TEXTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The requests."""
+
+    @builtins.property
+    def first_token_indexes(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Index of the delta's first token in its choice's output."""
+
+    @builtins.property
+    def token_counts(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Number of the delta's tokens."""
+
+    @builtins.property
+    def token_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The tokens."""
+
+    @builtins.property
+    def texts(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The delta's text."""
+
+    def __init__(
+        self,
+        *,
+        ids: abc.Iterable[builtins.int] | None = ...,
+        first_token_indexes: abc.Iterable[builtins.int] | None = ...,
+        token_counts: abc.Iterable[builtins.int] | None = ...,
+        token_ids: abc.Iterable[builtins.int] | None = ...,
+        texts: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["first_token_indexes", b"first_token_indexes", "ids", b"ids", "texts", b"texts", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionFinished(message.Message):
+    """A request came to its end; no more events of its id follow."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The request."""
+    @builtins.property
+    def finished(self) -> Finished:
+        """As Generate sends it."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        finished: Finished | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["finished", b"finished"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["finished", b"finished", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionFailed(message.Message):
+    """A request ended with an error; no more events of its id follow."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The request."""
+    @builtins.property
+    def failure(self) -> Failure:
+        """What its own call would have ended with."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        failure: Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["failure", b"failure", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SessionRejected(message.Message):
+    """A message of the caller's could not be followed. A running request of the
+    same id is not touched by that.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The id that the message named."""
+    action: SessionAction.ValueType
+    """What the message wanted."""
+    @builtins.property
+    def failure(self) -> Failure:
+        """Why not."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        action: SessionAction.ValueType = ...,
+        failure: Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "failure", b"failure", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Failure(message.Message):
+    """A gRPC status with its details, for one request of a session. The fields and
+    numbers are those of google.rpc.Status, which reads these bytes too.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    DETAILS_FIELD_NUMBER: builtins.int
+    code: builtins.int
+    """A code of google.rpc.Code."""
+    message: builtins.str
+    """One sentence for people."""
+    @builtins.property
+    def details(self) -> containers.RepeatedCompositeFieldContainer[any_pb2.Any]:
+        """ErrorInfo always (domain "tokenstream"); BadRequest and RetryInfo where
+        they apply. Fields in a BadRequest are named as in GenerateRequest.
+        """
+
+    def __init__(
+        self,
+        *,
+        code: builtins.int = ...,
+        message: builtins.str = ...,
+        details: abc.Iterable[any_pb2.Any] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "details", b"details", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

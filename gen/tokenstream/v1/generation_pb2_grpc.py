@@ -54,6 +54,16 @@ class GenerationServiceStub:
                 request_serializer=tokenstream_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=tokenstream_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/tokenstream.v1.GenerationService/Session',
+                request_serializer=tokenstream_dot_v1_dot_generation__pb2.SessionRequest.SerializeToString,
+                response_deserializer=tokenstream_dot_v1_dot_generation__pb2.SessionResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/tokenstream.v1.GenerationService/Resume',
+                request_serializer=tokenstream_dot_v1_dot_generation__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=tokenstream_dot_v1_dot_generation__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/tokenstream.v1.GenerationService/Cancel',
                 request_serializer=tokenstream_dot_v1_dot_generation__pb2.CancelRequest.SerializeToString,
@@ -87,6 +97,33 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """Many requests on one stream in each direction: it costs a fraction of as
+        many calls, and lets each reader say by credit how far it has got.
+
+        In: start, cancel, credit, resume and close, each for one id that the
+        caller chose. Out: the events of all requests, at most one message for
+        each engine step. What concerns one request is told in that request's
+        events: its failure does not end the session. When the caller has closed
+        its sending side, the session ends with OK after its last request. When
+        the call breaks, each request ends or detaches as it asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Reads on after a lost connection: a stream that was started with
+        ON_DISCONNECT_DETACH, from a token index on, while it runs and until its
+        time to live has passed. Possible on any connection to the same replica;
+        a reader that was there before gets ABORTED, reason STREAM_TAKEN_OVER.
+        NOT_FOUND if there is no such stream or it is another tenant's;
+        OUT_OF_RANGE if next_token_index is past what was decoded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Ends a running stream, from any connection. The stream's reader gets what
         was decoded so far and a Finished with FINISH_REASON_CANCELLED.
@@ -103,6 +140,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=tokenstream_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=tokenstream_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=tokenstream_dot_v1_dot_generation__pb2.SessionRequest.FromString,
+                    response_serializer=tokenstream_dot_v1_dot_generation__pb2.SessionResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=tokenstream_dot_v1_dot_generation__pb2.ResumeRequest.FromString,
+                    response_serializer=tokenstream_dot_v1_dot_generation__pb2.ResumeResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -152,6 +199,60 @@ class GenerationService:
             '/tokenstream.v1.GenerationService/Generate',
             tokenstream_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             tokenstream_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tokenstream.v1.GenerationService/Session',
+            tokenstream_dot_v1_dot_generation__pb2.SessionRequest.SerializeToString,
+            tokenstream_dot_v1_dot_generation__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tokenstream.v1.GenerationService/Resume',
+            tokenstream_dot_v1_dot_generation__pb2.ResumeRequest.SerializeToString,
+            tokenstream_dot_v1_dot_generation__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

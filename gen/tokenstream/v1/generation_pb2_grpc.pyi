@@ -52,6 +52,25 @@ class GenerationServiceStub:
     """One request, one stream. Closing the call, or its deadline passing, ends
     the decoding at once.
     """
+    Session: grpc.StreamStreamMultiCallable[generation_pb2.SessionRequest, generation_pb2.SessionResponse]
+    """Many requests on one stream in each direction: it costs a fraction of as
+    many calls, and lets each reader say by credit how far it has got.
+
+    In: start, cancel, credit, resume and close, each for one id that the
+    caller chose. Out: the events of all requests, at most one message for
+    each engine step. What concerns one request is told in that request's
+    events: its failure does not end the session. When the caller has closed
+    its sending side, the session ends with OK after its last request. When
+    the call breaks, each request ends or detaches as it asked.
+    """
+    Resume: grpc.UnaryStreamMultiCallable[generation_pb2.ResumeRequest, generation_pb2.ResumeResponse]
+    """Reads on after a lost connection: a stream that was started with
+    ON_DISCONNECT_DETACH, from a token index on, while it runs and until its
+    time to live has passed. Possible on any connection to the same replica;
+    a reader that was there before gets ABORTED, reason STREAM_TAKEN_OVER.
+    NOT_FOUND if there is no such stream or it is another tenant's;
+    OUT_OF_RANGE if next_token_index is past what was decoded.
+    """
     Cancel: grpc.UnaryUnaryMultiCallable[generation_pb2.CancelRequest, generation_pb2.CancelResponse]
     """Ends a running stream, from any connection. The stream's reader gets what
     was decoded so far and a Finished with FINISH_REASON_CANCELLED.
@@ -81,6 +100,25 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Generate: aio.UnaryStreamMultiCallable[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]  # type: ignore[assignment]
     """One request, one stream. Closing the call, or its deadline passing, ends
     the decoding at once.
+    """
+    Session: aio.StreamStreamMultiCallable[generation_pb2.SessionRequest, generation_pb2.SessionResponse]  # type: ignore[assignment]
+    """Many requests on one stream in each direction: it costs a fraction of as
+    many calls, and lets each reader say by credit how far it has got.
+
+    In: start, cancel, credit, resume and close, each for one id that the
+    caller chose. Out: the events of all requests, at most one message for
+    each engine step. What concerns one request is told in that request's
+    events: its failure does not end the session. When the caller has closed
+    its sending side, the session ends with OK after its last request. When
+    the call breaks, each request ends or detaches as it asked.
+    """
+    Resume: aio.UnaryStreamMultiCallable[generation_pb2.ResumeRequest, generation_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Reads on after a lost connection: a stream that was started with
+    ON_DISCONNECT_DETACH, from a token index on, while it runs and until its
+    time to live has passed. Possible on any connection to the same replica;
+    a reader that was there before gets ABORTED, reason STREAM_TAKEN_OVER.
+    NOT_FOUND if there is no such stream or it is another tenant's;
+    OUT_OF_RANGE if next_token_index is past what was decoded.
     """
     Cancel: aio.UnaryUnaryMultiCallable[generation_pb2.CancelRequest, generation_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a running stream, from any connection. The stream's reader gets what
@@ -114,6 +152,37 @@ class GenerationServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[abc.Iterator[generation_pb2.GenerateResponse], abc.AsyncIterator[generation_pb2.GenerateResponse]]:
         """One request, one stream. Closing the call, or its deadline passing, ends
         the decoding at once.
+        """
+
+    @abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[generation_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[generation_pb2.SessionResponse], abc.AsyncIterator[generation_pb2.SessionResponse]]:
+        """Many requests on one stream in each direction: it costs a fraction of as
+        many calls, and lets each reader say by credit how far it has got.
+
+        In: start, cancel, credit, resume and close, each for one id that the
+        caller chose. Out: the events of all requests, at most one message for
+        each engine step. What concerns one request is told in that request's
+        events: its failure does not end the session. When the caller has closed
+        its sending side, the session ends with OK after its last request. When
+        the call breaks, each request ends or detaches as it asked.
+        """
+
+    @abc_1.abstractmethod
+    def Resume(
+        self,
+        request: generation_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[generation_pb2.ResumeResponse], abc.AsyncIterator[generation_pb2.ResumeResponse]]:
+        """Reads on after a lost connection: a stream that was started with
+        ON_DISCONNECT_DETACH, from a token index on, while it runs and until its
+        time to live has passed. Possible on any connection to the same replica;
+        a reader that was there before gets ABORTED, reason STREAM_TAKEN_OVER.
+        NOT_FOUND if there is no such stream or it is another tenant's;
+        OUT_OF_RANGE if next_token_index is past what was decoded.
         """
 
     @abc_1.abstractmethod

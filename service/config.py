@@ -56,8 +56,35 @@ class ServiceSettings(BaseSettings):
     drain_grace_s: float = Field(
         default=30.0, ge=0, description="seconds that running streams get to finish when stopping"
     )
+    stall_limit_s: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds after which a reader that takes nothing is ended",
+    )
+    detached_ttl_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a detached stream waits for its reader, and stays readable after"
+        " its end, unless the request says otherwise; never more than max_detached_ttl_s",
+    )
+    max_detached_ttl_s: float = Field(
+        default=600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="most seconds of that kind that a request can ask for; more is cut to this",
+    )
+    max_retained_streams: int = Field(
+        default=4096,
+        ge=0,
+        description="most finished streams kept to be read again; the oldest go first",
+    )
     metrics_listen: Address | None = Field(
         default=None, description="host:port for Prometheus metrics over HTTP; none by default"
+    )
+    event_loop: Literal["uvloop", "asyncio"] = Field(
+        default="uvloop", description="what the service's event loop is made by"
     )
     log_format: Literal["console", "json"] = Field(
         default="console", description="form of log lines"

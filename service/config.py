@@ -5,9 +5,11 @@ then the defaults here. Names are the same everywhere (`--max-streams`, `TOKENST
 `max_streams:`).
 """
 
-from typing import Annotated, Any, Literal
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +18,17 @@ def _host_and_port(address: str) -> str:
     if not (colon and host and port.isdigit() and int(port) < 65536):
         raise ValueError(f"{address!r} is not host:port")
     return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a host:port is reached from this machine only: 127.0.0.0/8, ::1, localhost."""
+    host = address.rpartition(":")[0].strip("[]").lower()
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 Address = Annotated[str, AfterValidator(_host_and_port)]
@@ -41,6 +54,26 @@ class ServiceSettings(BaseSettings):
         description="what to serve: a folder, a hub id, or 'demo' for the embedded model",
     )
     listen: Address = Field(default="127.0.0.1:50051", description="host:port of the gRPC server")
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="file of API keys and their tenants, as `tokenstream keys add` makes it; every"
+        " call needs one of them then, and changes count within a second",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="serve without keys also on addresses other than loopback",
+    )
+    tls_certificate_file: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and its chain, for TLS"
+    )
+    tls_private_key_file: Path | None = Field(
+        default=None, description="PEM file of that certificate's private key, without a passphrase"
+    )
+    tls_client_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of authorities; with it only clients whose certificate one of them"
+        " signed can connect",
+    )
     engine_args: dict[str, Any] = Field(
         default_factory=dict,
         description="any fields of vLLM's AsyncEngineArgs, as a JSON object",
@@ -95,3 +128,36 @@ class ServiceSettings(BaseSettings):
     engine_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="error", description="the same for vLLM's own log"
     )
+
+    @property
+    def keys_travel_in_clear(self) -> bool:
+        """Whether API keys cross a network that may read them; fine where a mesh ends TLS."""
+        return (
+            self.api_keys_file is not None
+            and self.tls_certificate_file is None
+            and not is_loopback(self.listen)
+        )
+
+    @model_validator(mode="after")
+    def _files_of_tls_belong_together(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_private_key_file is None):
+            raise ValueError("--tls-certificate-file and --tls-private-key-file come together")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError(
+                "--tls-client-ca-file needs --tls-certificate-file and --tls-private-key-file"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_are_let_in_only_on_purpose(self) -> Self:
+        if self.api_keys_file is not None and self.allow_anonymous:
+            raise ValueError(
+                "--api-keys-file and --allow-anonymous contradict each other: leave one out"
+            )
+        if self.api_keys_file is None and not self.allow_anonymous and not is_loopback(self.listen):
+            raise ValueError(
+                f"--listen {self.listen} can be reached from other machines, and without keys"
+                " whoever reaches it is served: give --api-keys-file FILE (`tokenstream keys add`"
+                " makes one), or --allow-anonymous if that is what you want"
+            )
+        return self

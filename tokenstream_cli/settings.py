@@ -112,9 +112,11 @@ def _section(
 
 
 def _explain(error: Any, kind: type[BaseSettings]) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "settings"
+    where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where, kind.model_fields, n=1)
         return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
+    if not where:  # several settings together; the message names them
+        return str(message)
     return f"{where}: {message[0].lower()}{message[1:]}"

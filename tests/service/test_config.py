@@ -1,7 +1,10 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from service.config import ServiceSettings
+from service.config import ServiceSettings, is_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +66,81 @@ def test_a_bad_value_is_refused_by_name(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:50051", "[::1]:65535"])
 def test_an_address_is_a_host_and_a_port(address: str) -> None:
-    assert ServiceSettings(listen=address).listen == address
+    assert ServiceSettings(listen=address, allow_anonymous=True).listen == address
+
+
+LOOPBACK = ["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "localhost:1", "LocalHost:1"]
+REACHED = ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "localhost.example.org:1", "128:1"]
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_on_loopback_no_keys_are_needed(address: str) -> None:
+    assert is_loopback(address)
+    assert ServiceSettings(listen=address).api_keys_file is None
+
+
+@pytest.mark.parametrize("address", REACHED)
+def test_elsewhere_there_are_keys_or_everybody_is_let_in_on_purpose(address: str) -> None:
+    assert not is_loopback(address)
+    with pytest.raises(ValidationError) as refused:
+        ServiceSettings(listen=address)
+    (error,) = refused.value.errors()
+    assert error["loc"] == ()
+    for word in (f"--listen {address}", "--api-keys-file", "--allow-anonymous"):
+        assert word in error["msg"]
+    assert ServiceSettings(listen=address, allow_anonymous=True).listen == address
+    assert ServiceSettings(listen=address, api_keys_file=Path("keys")).listen == address
+
+
+def test_client_certificates_alone_do_not_let_anybody_in() -> None:
+    with pytest.raises(ValidationError, match="--api-keys-file"):
+        ServiceSettings(
+            listen="0.0.0.0:1",
+            tls_certificate_file=Path("c"),
+            tls_private_key_file=Path("k"),
+            tls_client_ca_file=Path("ca"),
+        )
+
+
+def test_keys_and_no_keys_contradict_each_other() -> None:
+    with pytest.raises(ValidationError, match="contradict"):
+        ServiceSettings(api_keys_file=Path("keys"), allow_anonymous=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tls_certificate_file": Path("c")},
+        {"tls_private_key_file": Path("k")},
+        {"tls_client_ca_file": Path("ca")},
+        {"tls_certificate_file": Path("c"), "tls_client_ca_file": Path("ca")},
+    ],
+)
+def test_tls_needs_certificate_and_key(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="--tls-private-key-file"):
+        ServiceSettings(**given)
+
+
+@pytest.mark.parametrize(
+    ("listen", "keys", "tls", "in_clear"),
+    [
+        ("0.0.0.0:1", True, False, True),
+        ("0.0.0.0:1", True, True, False),
+        ("127.0.0.1:1", True, False, False),
+        ("0.0.0.0:1", False, False, False),
+    ],
+)
+def test_keys_travel_in_clear_where_there_is_a_network_and_no_tls(
+    listen: str, keys: bool, tls: bool, in_clear: bool
+) -> None:
+    settings = ServiceSettings(
+        listen=listen,
+        api_keys_file=Path("keys") if keys else None,
+        allow_anonymous=not keys,
+        tls_certificate_file=Path("c") if tls else None,
+        tls_private_key_file=Path("k") if tls else None,
+    )
+    assert settings.keys_travel_in_clear is in_clear
 
 
 def test_every_setting_is_described() -> None:

@@ -116,6 +116,8 @@ def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
         (["--no-such-flag"], "--no-such-flag"),
         (["--engine-args", "{"], "engine_args"),
         (["--config"], "--config"),
+        (["--listen", "0.0.0.0:1"], "tokenstream serve: --listen 0.0.0.0:1 can be reached"),
+        (["--tls-certificate-file", "c"], "tokenstream serve: --tls-certificate-file and"),
     ],
 )
 def test_a_bad_flag_is_explained(

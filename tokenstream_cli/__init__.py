@@ -1,1 +1,1 @@
-"""The command line of all parts: `tokenstream serve | gateway | up | generate`."""
+"""The command line of all parts: `tokenstream serve | gateway | up | generate | keys`."""

@@ -12,6 +12,7 @@ usage: tokenstream COMMAND [--config FILE] [options]
   gateway    the bridge for browsers: server-sent events and a page
   up         both
   generate   send one prompt to a service and print the answer as it comes
+  keys       make, list and remove the API keys of a service
 
 `tokenstream COMMAND --help` lists a command's options. Those of serve and gateway are also
 environment variables (TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and keys of the YAML
@@ -21,8 +22,10 @@ file that --config or TOKENSTREAM_CONFIG names (sections `service` and `gateway`
 def _serve(argv: Sequence[str]) -> int:
     from service.app import main as serve
     from service.config import ServiceSettings
+    from tokenstream_cli.environment import warn_of_unknown_variables
     from tokenstream_cli.settings import load
 
+    warn_of_unknown_variables("serve")
     return serve(load(ServiceSettings, command="serve", section="service", argv=argv))
 
 
@@ -31,8 +34,10 @@ def _gateway(argv: Sequence[str]) -> int:
 
     from gateway_sse.app import serve
     from gateway_sse.config import GatewaySettings
+    from tokenstream_cli.environment import warn_of_unknown_variables
     from tokenstream_cli.settings import load
 
+    warn_of_unknown_variables("gateway")
     settings = load(GatewaySettings, command="gateway", section="gateway", argv=argv)
     return asyncio.run(serve(settings))
 
@@ -49,11 +54,18 @@ def _generate(argv: Sequence[str]) -> int:
     return generate(argv)
 
 
+def _keys(argv: Sequence[str]) -> int:
+    from tokenstream_cli.keys import main as keys
+
+    return keys(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": _serve,
     "gateway": _gateway,
     "up": _up,
     "generate": _generate,
+    "keys": _keys,
 }
 
 

@@ -8,7 +8,9 @@ class Case:
     """A line. `server` and `dialect` name entries of `SERVERS` and `DIALECTS`.
 
     `server` None: the raw engine client, which is server and load in one. `stream_interval`:
-    vLLM's way to merge, in tokens, set when it starts; `max_delay_ms`: ours, in the request.
+    vLLM's way to merge, in tokens, set when it starts; `max_delay_ms`: ours, in the request, where
+    None leaves it to the service. `streams`: the line's own number of requests at once, otherwise
+    `--streams`. `alone`: the frontend has a core to itself, everything else the other cores.
     """
 
     name: str
@@ -16,21 +18,42 @@ class Case:
     server: str | None
     dialect: str = ""
     stream_interval: int = 1
-    max_delay_ms: int = 0
+    max_delay_ms: int | None = None
+    streams: int | None = None
+    alone: bool = False
 
     @property
-    def start(self) -> tuple[str | None, int]:
-        """Cases with the same one share a running server."""
-        return (self.server, self.stream_interval)
+    def start(self) -> tuple[str | None, str, int, bool]:
+        """Cases with the same one share a running server and the memory that it has grown to."""
+        return (self.server, self.dialect, self.stream_interval, self.alone)
 
 
-# Those that share a server stand together.
+# Those that share a server stand together, the largest load first: it tells most about memory.
 CASES = (
     Case("engine", "floor: vLLM's engine client, tokens dropped", None),
     Case("writer", "floor: grpc.aio that only writes", "floor-writer", "floor"),
-    Case("generate", "Generate", "service", "generate"),
+    Case("session", "Session, every step", "service", "session", max_delay_ms=0),
+    Case(
+        "session-64",
+        "Session, every step, 64 streams",
+        "service",
+        "session",
+        max_delay_ms=0,
+        streams=64,
+    ),
+    Case("session-50", "Session, 50 ms delay", "service", "session", max_delay_ms=50),
+    Case("generate", "Generate, one token a message", "service", "generate", max_delay_ms=0),
     Case("generate-50", "Generate, 50 ms delay", "service", "generate", max_delay_ms=50),
-    Case("bridge", "bridge (SSE)", "bridge", "bridge"),
+    Case("generate-adaptive", "Generate, adaptive", "service", "generate"),
+    Case(
+        "generate-512",
+        "Generate, adaptive, 512 streams, a core alone",
+        "service",
+        "generate",
+        streams=512,
+        alone=True,
+    ),
+    Case("bridge", "bridge (SSE), adaptive", "bridge", "bridge"),
     Case("bridge-50", "bridge (SSE), 50 ms delay", "bridge", "bridge", max_delay_ms=50),
     Case("openai", "vLLM OpenAI server, Python (SSE)", "openai", "openai"),
     Case("openai-3", "the same, stream interval 3", "openai", "openai", stream_interval=3),

@@ -1,7 +1,8 @@
 """The floor under every frontend of vLLM: its engine client, with tokens counted and dropped.
 
-`python -m bench.floor_engine '{"engine_args": …, "work": …}'` speaks to its starter as `bench.load`
-does, and is both the frontend and the load: it submits all requests at once and reads every step.
+`python -m bench.floor_engine '{"engine_args": …, "work": …, "event_loop": …}'` speaks to its
+starter as `bench.load` does, and is both the frontend and the load: it submits all requests at once
+and reads every step.
 """
 
 import asyncio
@@ -12,8 +13,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from bench.dialects import Reading, Workload
-from bench.known_tokens import KnownTokens
+from bench import event_loop
+from bench.dialects.dialect import Brought, Reading, Workload
 from bench.load import Outcome
 
 
@@ -73,7 +74,8 @@ class EngineFloor:
             for n in times
         ]
         cpu_s = time.process_time() - began
-        return Outcome.of(readings, list(sent.values()), work.tokens, cpu_s)
+        brought = Brought(readings, sum(len(r.times) for r in readings))
+        return Outcome.of(brought, list(sent.values()), work.tokens, cpu_s)
 
     def close(self) -> None:
         """End the engine process."""
@@ -95,7 +97,7 @@ def main() -> int:
     """Run as told by the first argument; see the module's docstring."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     told = json.loads(sys.argv[1])
-    work = Workload(**told["work"] | {"known": KnownTokens(**told["work"]["known"])})
+    work = Workload.told(told["work"])
 
     async def run() -> None:
         floor = EngineFloor(told["engine_args"])
@@ -104,7 +106,7 @@ def main() -> int:
         finally:
             floor.close()
 
-    asyncio.run(run())
+    event_loop.run(run(), told["event_loop"])
     return 0
 
 

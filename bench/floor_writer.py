@@ -1,8 +1,8 @@
 """The floor under every gRPC server in Python: grpc.aio handlers that only write.
 
-`python -m bench.floor_writer HOST:PORT STEP_MS`. Every call names a number of tokens and gets so
-many messages, made beforehand and as large as ours with one token, one each step. One timer wakes
-all handlers, as an engine's step would. Ends at SIGTERM.
+`python -m bench.floor_writer HOST:PORT STEP_MS EVENT_LOOP`. Every call names a number of tokens and
+gets so many messages, made beforehand and as large as ours with one token, one each step. One timer
+wakes all handlers, as an engine's step would. Ends at SIGTERM.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import grpc
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from bench import event_loop
 from tokenstream.v1 import generation_pb2
 
 _MESSAGE = generation_pb2.GenerateResponse(
@@ -60,4 +61,4 @@ async def _main(address: str, step_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], float(sys.argv[2]) / 1000))
+    event_loop.run(_main(sys.argv[1], float(sys.argv[2]) / 1000), sys.argv[3])

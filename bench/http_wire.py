@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from bench.wire import LoadFailed, Record, connect, receive_all
+from bench.wire import LoadFailed, Pieces, Record, connect, receive_all
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -58,13 +58,13 @@ def _receiver(record: Record) -> Callable[[bytes, float], bool]:
     return receive
 
 
-def events(record: Record) -> list[tuple[float, bytes]]:
+def events(pieces: Pieces) -> list[tuple[float, bytes]]:
     """Take an answer's server-sent events apart: the data of each, with its last byte's time."""
     found: list[tuple[float, bytes]] = []
     raw = bytearray()  # as received: head, then chunks
     text = bytearray()  # the body
     in_body = False
-    for at, piece in record.pieces:
+    for at, piece in pieces:
         raw += piece
         if not in_body:
             end = raw.find(b"\r\n\r\n")

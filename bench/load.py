@@ -10,12 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Self
 
-from bench.dialects import DIALECTS, Dialect, Reading, Workload
-from bench.known_tokens import KnownTokens
+from bench.dialects import dialect
+from bench.dialects.dialect import Brought, Dialect, Workload
 from bench.wire import LoadFailed, Record, Wire
 
 _WARM_UP = 8  # streams and tokens
@@ -33,11 +33,13 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Outcome:
     """What one load brought. Times in seconds; `wrong` has at most ten entries.
 
+    `messages`: of all streams together; where streams share them, `frames` are fewer.
     `client_cpu_s` is this process's own, while it sent and received.
     """
 
     tokens: int
     messages: int
+    frames: int
     wall_s: float
     ttft_p50_s: float
     ttft_p99_s: float
@@ -47,10 +49,9 @@ class Outcome:
     wrong: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, readings: Sequence[Reading], sent: Sequence[float], tokens: int, cpu_s: float
-    ) -> Self:
+    def of(cls, brought: Brought, sent: Sequence[float], tokens: int, cpu_s: float) -> Self:
         """Sum up what streams of `tokens` tokens each brought; `sent`: when each was asked for."""
+        readings = brought.readings
         firsts = [r.times[0] - at for r, at in zip(readings, sent, strict=True) if r.times]
         gaps = [b - a for r in readings for a, b in zip(r.times, r.times[1:], strict=False)]
         ends = [r.times[-1] for r in readings if r.times]
@@ -58,6 +59,7 @@ class Outcome:
         return cls(
             tokens=tokens * len(readings),
             messages=sum(len(r.times) for r in readings),
+            frames=brought.frames,
             wall_s=max(ends, default=0.0) - min(sent),
             ttft_p50_s=percentile(firsts, 50),
             ttft_p99_s=percentile(firsts, 99),
@@ -88,14 +90,8 @@ class Load:
     def warm_up(self) -> None:
         """Apply a small load, so that what servers do only once is behind them."""
         work = self._work
-        small = Workload(
-            streams=min(_WARM_UP, work.streams),
-            tokens=min(_WARM_UP, work.tokens),
-            prompt_tokens=work.prompt_tokens,
-            max_delay_ms=work.max_delay_ms,
-            known=work.known,
-        )
-        wrong = self._apply(small).wrong
+        few, short = min(_WARM_UP, work.streams), min(_WARM_UP, work.tokens)
+        wrong = self._apply(replace(work, streams=few, tokens=short)).wrong
         if wrong:
             raise LoadFailed(f"while warming up: {wrong[0]}")
 
@@ -109,27 +105,22 @@ class Load:
         self._number = numbers.stop
         prompts = [work.known.prompt(n, work.prompt_tokens) for n in numbers]
         names = [f"load-{os.getpid()}-{n}" for n in numbers]
-        requests = [
-            self._dialect.request(work, prompt, name)
-            for prompt, name in zip(prompts, names, strict=True)
-        ]
+        requests = self._dialect.requests(work, prompts, names)
         began = time.process_time()
         records: list[Record] = self._wire.run(requests, time.monotonic() + self._timeout_s)
         cpu_s = time.process_time() - began
-        readings = [
-            self._dialect.read(record, work.known.answer(prompt, work.tokens))
-            for record, prompt in zip(records, prompts, strict=True)
-        ]
-        return Outcome.of(readings, [r.sent_at for r in records], work.tokens, cpu_s)
+        answers = [work.known.answer(prompt, work.tokens) for prompt in prompts]
+        brought = self._dialect.read(records, answers)
+        return Outcome.of(brought, [r.sent_at for r in records], work.tokens, cpu_s)
 
 
 def main() -> int:
     """Run as told by the first argument; see the module's docstring."""
     told = json.loads(sys.argv[1])
-    work = Workload(**told["work"] | {"known": KnownTokens(**told["work"]["known"])})
+    work = Workload.told(told["work"])
     try:
         with Load(
-            DIALECTS[told["dialect"]](), told["address"], work, float(told["timeout_s"])
+            dialect(told["dialect"]), told["address"], work, float(told["timeout_s"])
         ) as load:
             load.warm_up()
             print("ready", flush=True)

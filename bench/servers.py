@@ -21,7 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import demo_model
-from bench.dialects import MODEL_NAME
+from bench.dialects.dialect import MODEL_NAME
 from bench.processes import ROOT, ProcessFailed, last_words, started
 from bench.simulation import Simulation
 
@@ -40,12 +40,19 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all servers share. `streams`: most at once; `stream_interval`: vLLM's merging."""
+    """What all servers share. `streams`: most at once; `stream_interval`: vLLM's merging.
+
+    `event_loop`: of our service and of the floors; vLLM's servers always have uvloop.
+    `batched_tokens`: most tokens that the engine computes in a step. `service_flags`: for ours.
+    """
 
     simulation: Simulation
     streams: int
     log: Path
     stream_interval: int = 1
+    event_loop: str = "uvloop"
+    batched_tokens: int = 8192
+    service_flags: tuple[str, ...] = ()
 
     def engine_args(self) -> dict[str, Any]:
         """vLLM's engine arguments, the same for all."""
@@ -55,7 +62,7 @@ class Setup:
             "enforce_eager": True,
             "max_model_len": 2048,
             "max_num_seqs": self.streams,
-            "max_num_batched_tokens": 8192,
+            "max_num_batched_tokens": self.batched_tokens,
         }
 
     def engine_flags(self) -> list[str]:
@@ -80,14 +87,16 @@ class Server:
 @contextmanager
 def service(setup: Setup) -> Iterator[Server]:
     """Our service."""
-    address = _free_address()
+    address = free_address()
     command = [
         *(sys.executable, "-m", "tokenstream_cli.main", "serve"),
         *("--model", str(demo_model.path())),
         *("--listen", address),
         *("--max-streams", str(setup.streams)),
         *("--engine-args", json.dumps(setup.engine_args())),
+        *("--event-loop", setup.event_loop),
         *("--log-level", "error"),
+        *setup.service_flags,
     ]
     with started(command, _ENVIRONMENT, setup.log) as process:
         _until_ready(process, setup.log, lambda: _grpc_serving(address))
@@ -98,7 +107,7 @@ def service(setup: Setup) -> Iterator[Server]:
 def bridge(setup: Setup) -> Iterator[Server]:
     """Our service, and the bridge in front of it."""
     with service(setup) as behind:
-        address = _free_address()
+        address = free_address()
         command = [
             *(sys.executable, "-m", "tokenstream_cli.main", "gateway"),
             *("--listen", address, "--upstream", behind.address),
@@ -111,7 +120,7 @@ def bridge(setup: Setup) -> Iterator[Server]:
 @contextmanager
 def openai(setup: Setup) -> Iterator[Server]:
     """vLLM's OpenAI server in Python."""
-    address = _free_address()
+    address = free_address()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *_host_and_port(address),
@@ -128,7 +137,7 @@ def vllm_grpc(setup: Setup) -> Iterator[Server]:
     """vLLM's gRPC server in Python, of its extra [grpc]; runs in .venv-bench."""
     if not BENCH_PYTHON.exists():
         raise ProcessFailed("there is no .venv-bench; run bench/setup")
-    address = _free_address()
+    address = free_address()
     command = [
         *(str(BENCH_PYTHON), "-m", "vllm.entrypoints.launchers.grpc_server"),
         *_host_and_port(address),
@@ -142,9 +151,12 @@ def vllm_grpc(setup: Setup) -> Iterator[Server]:
 @contextmanager
 def floor_writer(setup: Setup) -> Iterator[Server]:
     """The bare writer; it has no engine but keeps its step time."""
-    address = _free_address()
+    address = free_address()
     step_ms = setup.simulation.step_us / 1000
-    command = [sys.executable, "-m", "bench.floor_writer", address, str(step_ms)]
+    command = [
+        *(sys.executable, "-m", "bench.floor_writer"),
+        *(address, str(step_ms), setup.event_loop),
+    ]
     with started(command, {}, setup.log) as process:
         _until_ready(process, setup.log, lambda: _grpc_serving(address))
         yield Server(address, {"writer": process.pid})
@@ -159,7 +171,8 @@ SERVERS: dict[str, Callable[[Setup], AbstractContextManager[Server]]] = {
 }
 
 
-def _free_address() -> str:
+def free_address() -> str:
+    """Return `host:port` of a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench import markdown
 from bench.load import Outcome
 
 
@@ -25,14 +26,14 @@ class Result:
     streams: int
     runs: tuple[Run, ...]
 
-    def of(self, figure: Callable[[Outcome], float]) -> float:
-        """The median of a figure over the runs."""
-        return median(figure(run.outcome) for run in self.runs)
+    def of(self, figure: Callable[[Outcome], float]) -> list[float]:
+        """A figure of every run."""
+        return [figure(run.outcome) for run in self.runs]
 
-    def cpu_us_per_token(self) -> dict[str, float]:
-        """Median CPU microseconds per token of each frontend process."""
+    def cpu_us_per_token(self) -> dict[str, list[float]]:
+        """CPU microseconds per token of each frontend process, in every run."""
         return {
-            name: median(1e6 * run.cpu_s[name] / run.outcome.tokens for run in self.runs)
+            name: [1e6 * run.cpu_s[name] / run.outcome.tokens for run in self.runs]
             for name in self.runs[0].cpu_s
         }
 
@@ -60,40 +61,43 @@ class Result:
 _COLUMNS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("frontend", lambda r: r.label),
     ("CPU µs/token", lambda r: _by_process(r.cpu_us_per_token(), "{:.1f}")),
-    ("messages/token", lambda r: f"{r.of(lambda o: o.messages / o.tokens):.2f}"),
-    ("tokens/s", lambda r: f"{r.of(lambda o: o.tokens / o.wall_s):,.0f}"),
-    ("first token p50 ms", lambda r: f"{1000 * r.of(lambda o: o.ttft_p50_s):.0f}"),
-    ("p99", lambda r: f"{1000 * r.of(lambda o: o.ttft_p99_s):.0f}"),
-    ("between messages p50 ms", lambda r: f"{1000 * r.of(lambda o: o.gap_p50_s):.0f}"),
-    ("p99", lambda r: f"{1000 * r.of(lambda o: o.gap_p99_s):.0f}"),
+    ("messages/token", lambda r: _messages(r)),
+    ("tokens/s", lambda r: spread(r.of(lambda o: o.tokens / o.wall_s), "{:,.0f}")),
+    ("first token p50 ms", lambda r: spread(r.of(lambda o: 1e3 * o.ttft_p50_s), "{:.0f}")),
+    ("p99", lambda r: spread(r.of(lambda o: 1e3 * o.ttft_p99_s), "{:.0f}")),
+    ("between messages p50 ms", lambda r: spread(r.of(lambda o: 1e3 * o.gap_p50_s), "{:.0f}")),
+    ("p99", lambda r: spread(r.of(lambda o: 1e3 * o.gap_p99_s), "{:.0f}")),
     ("KB/stream", lambda r: _by_process(_kilobytes(r), "{:.0f}")),
 )
 
 
 def render(results: Sequence[Result]) -> str:
-    """Return a Markdown table whose columns are aligned, so that it reads in a terminal too."""
+    """Return the table."""
     rows = [[title for title, _ in _COLUMNS]]
     rows += [[cell(result) for _, cell in _COLUMNS] for result in results]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = [_line(row, widths) for row in rows]
-    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+    return markdown.table(rows)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "| " + " | ".join([first, *rest]) + " |"
+def spread(values: Sequence[float], form: str) -> str:
+    """Return the median, with the least and the greatest value where they look different."""
+    least, middle, greatest = (form.format(f(values)) for f in (min, median, max))
+    return middle if least == greatest else f"{middle} ({least}–{greatest})"  # noqa: RUF001 - a range
 
 
-def _kilobytes(result: Result) -> dict[str, float]:
-    return {name: size / 1024 for name, size in result.bytes_per_stream().items()}
+def _messages(result: Result) -> str:
+    """Messages per token; where streams share them, also how many there were on the wire."""
+    each = spread(result.of(lambda o: o.messages / o.tokens), "{:.2f}")
+    if all(run.outcome.frames == run.outcome.messages for run in result.runs):
+        return each
+    return f"{each} in {spread(result.of(lambda o: o.frames), '{:.0f}')} frames"
 
 
-def _by_process(figures: dict[str, float], form: str) -> str:
+def _kilobytes(result: Result) -> dict[str, list[float]]:
+    return {name: [size / 1024] for name, size in result.bytes_per_stream().items()}
+
+
+def _by_process(figures: dict[str, list[float]], form: str) -> str:
     """One figure plainly; several with the names of their processes."""
     if len(figures) == 1:
-        return form.format(next(iter(figures.values())))
-    return ", ".join(f"{name} {form.format(value)}" for name, value in figures.items())
+        return spread(next(iter(figures.values())), form)
+    return ", ".join(f"{name} {spread(values, form)}" for name, values in figures.items())

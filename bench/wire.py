@@ -19,12 +19,15 @@ class LoadFailed(Exception):
     """The load could not be applied to its end: a connection broke, or time ran out."""
 
 
+Pieces = list[tuple[float, bytes]]  # as received: monotonic seconds, bytes
+
+
 @dataclass(slots=True)
 class Record:
-    """One request: when it was sent and what came back, in pieces (monotonic seconds, bytes)."""
+    """One request: when it was sent, and what came back on the call or connection that had it."""
 
     sent_at: float = 0.0
-    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+    pieces: Pieces = field(default_factory=list)
 
 
 class Wire(Protocol):

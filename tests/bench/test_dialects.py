@@ -2,13 +2,17 @@ import json
 
 import pytest
 
-from bench.dialects import Bridge, Dialect, Generate, OpenAi, Workload, _token_text
+from bench.dialects import DIALECTS, dialect
+from bench.dialects.answers import token_text
+from bench.dialects.dialect import CallEach, Workload
+from bench.dialects.generate import Generate
+from bench.dialects.sse import Bridge, OpenAi
 from bench.known_tokens import KnownTokens
 from bench.wire import Record
 from tokenstream.v1 import generation_pb2 as pb
 
 _ANSWER = KnownTokens().answer([300, 301], 6)
-_TEXTS = [_token_text(token) for token in _ANSWER]
+_TEXTS = [token_text(token) for token in _ANSWER]
 
 
 def _grpc(*messages: pb.GenerateResponse) -> Record:
@@ -32,7 +36,7 @@ def _whole() -> list[pb.GenerateResponse]:
 
 
 def test_a_whole_stream_is_right_and_has_the_times_of_its_deltas() -> None:
-    reading = Generate().read(_grpc(*_whole()), _ANSWER)
+    reading = Generate().read_one(_grpc(*_whole()), _ANSWER)
     assert reading.wrong is None
     assert list(reading.times) == [1.0, 2.0, 3.0]
 
@@ -50,7 +54,7 @@ def test_a_whole_stream_is_right_and_has_the_times_of_its_deltas() -> None:
 )
 def test_a_spoilt_stream_is_found_out(spoilt: object, wrong: str) -> None:
     assert callable(spoilt)
-    reading = Generate().read(_grpc(*spoilt(_whole())), _ANSWER)
+    reading = Generate().read_one(_grpc(*spoilt(_whole())), _ANSWER)
     assert reading.wrong is not None
     assert wrong in reading.wrong
 
@@ -69,13 +73,13 @@ def _openai_event(text: str) -> str:
     ("dialect", "event"),
     [(Bridge(), lambda text: json.dumps({"token": text})), (OpenAi(), _openai_event)],
 )
-def test_text_events_are_held_against_the_tokens_texts(dialect: Dialect, event: object) -> None:
+def test_text_events_are_held_against_the_tokens_texts(dialect: CallEach, event: object) -> None:
     assert callable(event)
     events = [event(text) for text in _TEXTS]
-    reading = dialect.read(_sse(*events, "[DONE]"), _ANSWER)
+    reading = dialect.read_one(_sse(*events, "[DONE]"), _ANSWER)
     assert (reading.wrong, len(reading.times)) == (None, 6)
-    assert dialect.read(_sse(*events), _ANSWER).wrong == "no [DONE]"
-    assert "differs" in str(dialect.read(_sse(*events[:-1], "[DONE]"), _ANSWER).wrong)
+    assert dialect.read_one(_sse(*events), _ANSWER).wrong == "no [DONE]"
+    assert "differs" in str(dialect.read_one(_sse(*events[:-1], "[DONE]"), _ANSWER).wrong)
 
 
 def test_requests_ask_for_exactly_so_many_tokens() -> None:
@@ -86,3 +90,23 @@ def test_requests_ask_for_exactly_so_many_tokens() -> None:
     assert request.stream.max_delay_ms == 50
     assert json.loads(OpenAi().request(work, [300], "name"))["max_tokens"] == 7
     assert json.loads(Bridge().request(work, [300], "name"))["max_delay_ms"] == 50
+
+
+@pytest.mark.parametrize("kind", [Generate(), Bridge()])
+def test_without_a_delay_the_server_decides(kind: CallEach) -> None:
+    raw = kind.request(Workload(streams=1, tokens=7, prompt_tokens=2), [300], "name")
+    assert b"max_delay_ms" not in raw
+    if isinstance(kind, Generate):
+        assert not pb.GenerateRequest.FromString(raw).stream.HasField("max_delay_ms")
+
+
+def test_no_delay_is_a_value() -> None:
+    work = Workload(streams=1, tokens=7, prompt_tokens=2, max_delay_ms=0)
+    request = pb.GenerateRequest.FromString(Generate().request(work, [300], "name"))
+    assert request.stream.HasField("max_delay_ms")
+    assert json.loads(Bridge().request(work, [300], "name"))["max_delay_ms"] == 0
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_is_found_by_its_name(name: str) -> None:
+    assert callable(dialect(name).read)

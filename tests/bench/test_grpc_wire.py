@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.grpc_wire import GrpcWire, messages, request_headers
-from bench.wire import LoadFailed, Record
+from bench.grpc_wire import GrpcWire, SessionWire, messages
+from bench.http2 import request_headers
+from bench.wire import LoadFailed
 
 
 @given(st.lists(st.binary(max_size=20)), st.data())
@@ -23,7 +24,7 @@ def test_messages_come_out_whole_however_the_bytes_are_cut(
     cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=10).map(sorted))
     edges = [0, *cuts, len(wire)]
     pieces = [(float(i), wire[a:b]) for i, (a, b) in enumerate(pairwise(edges))]
-    found = messages(Record(0.0, pieces))
+    found = messages(pieces)
     assert [message for _, message in found] == sent
     assert [at for at, _ in found] == sorted(at for at, _ in found)
 
@@ -35,7 +36,10 @@ def test_a_path_too_long_for_one_length_byte_is_refused() -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The official library's server; answers with every beginning of the request."""
+    """The official library's server.
+
+    Stream answers with every beginning of the request, Echo with each request as it comes.
+    """
 
     def answer(request: bytes, context: Any) -> Iterator[bytes]:
         if request == b"fail":
@@ -43,11 +47,15 @@ def address() -> Iterator[str]:
         for i in range(len(request)):
             yield request[: i + 1]
 
+    def echo(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        yield from requests
+
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    handler: Any = grpc.unary_stream_rpc_method_handler(answer)
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("test.Echo", {"Stream": handler})]
-    )
+    handlers: Any = {
+        "Stream": grpc.unary_stream_rpc_method_handler(answer),
+        "Echo": grpc.stream_stream_rpc_method_handler(echo),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -62,8 +70,34 @@ def test_calls_to_a_real_server_bring_their_own_messages(address: str, connectio
         requests = [str(n).encode() * 3 for n in range(6)]
         records = wire.run(requests, time.monotonic() + 10)
         for request, record in zip(requests, records, strict=True):
-            assert [m for _, m in messages(record)] == [request[: i + 1] for i in range(3)]
+            assert [m for _, m in messages(record.pieces)] == [request[: i + 1] for i in range(3)]
             assert record.sent_at <= record.pieces[0][0]
+    wire.close()
+
+
+@pytest.mark.parametrize("connections", [1, 3, 8])
+def test_calls_that_carry_many_requests_end_when_all_were_answered(
+    address: str, connections: int
+) -> None:
+    wire = SessionWire(address, "/test.Echo/Echo", connections)
+    wire.connect()
+    for _ in range(2):
+        requests = [str(n).encode() for n in range(6)]
+        records = wire.run(requests, time.monotonic() + 10)
+        calls = min(connections, 6)
+        for number, record in enumerate(records):
+            assert record.pieces is records[number % calls].pieces
+            mine = requests[number % calls :: calls]
+            assert [message for _, message in messages(record.pieces)] == mine
+    wire.close()
+
+
+def test_more_than_the_servers_windows_hold_is_sent_as_they_open(address: str) -> None:
+    wire = SessionWire(address, "/test.Echo/Echo", 1)
+    wire.connect()
+    requests = [bytes([n]) * 50_000 for n in range(20)]
+    (record, *_) = wire.run(requests, time.monotonic() + 20)
+    assert [message for _, message in messages(record.pieces)] == requests
     wire.close()
 
 
@@ -71,8 +105,8 @@ def test_a_call_that_fails_ends_without_messages(address: str) -> None:
     wire = GrpcWire(address, "/test.Echo/Stream", 1)
     wire.connect()
     (failed, fine) = wire.run([b"fail", b"ok"], time.monotonic() + 10)
-    assert messages(failed) == []
-    assert len(messages(fine)) == 2
+    assert messages(failed.pieces) == []
+    assert len(messages(fine.pieces)) == 2
     wire.close()
 
 

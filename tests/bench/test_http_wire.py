@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.http_wire import HttpWire, events
-from bench.wire import LoadFailed, Record
+from bench.wire import LoadFailed
 
 _HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -26,7 +26,7 @@ def test_events_come_out_whole_however_the_bytes_are_cut(data: st.DataObject) ->
     cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=10).map(sorted))
     edges = [0, *cuts, len(wire)]
     pieces = [(float(i), wire[a:b]) for i, (a, b) in enumerate(pairwise(edges))]
-    assert [event for _, event in events(Record(0.0, pieces))] == [b"{}", b"one", b"two"]
+    assert [event for _, event in events(pieces)] == [b"{}", b"one", b"two"]
 
 
 @pytest.fixture

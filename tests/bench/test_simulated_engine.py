@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.dialects import Generate, Workload
+from bench.dialects.dialect import Workload
+from bench.dialects.generate import Generate
 from bench.load import Load
 from bench.servers import Setup, service
 from bench.simulation import Simulation

@@ -82,6 +82,14 @@ def test_a_link_to_the_file_stays_a_link(run: Run, file: Path, tmp_path: Path) -
     assert read_key_file(file).tenants == {"acme": 2}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write another user's file so")
+def test_a_file_that_root_adds_a_key_to_stays_its_owners(run: Run, file: Path) -> None:
+    added(run, file, "acme")
+    os.chown(file, 12345, 12346)
+    added(run, file, "acme")
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12346)
+
+
 def test_nothing_but_the_file_is_left_in_its_folder(
     run: Run, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from service.admission.callers import ANONYMOUS, Caller, KeyRing, key_line, new_key
 from service.admission.key_file import KeyFile
-from service.transport.authentication import Authenticator, Unauthenticated
+from service.errors import Unauthenticated
+from service.transport.authentication import Authenticator
 
 KEY, OTHER = new_key(), new_key()
 ACME = Caller("acme")
@@ -105,3 +107,32 @@ def test_the_keys_can_be_those_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     path.write_text(key_line("acme", KEY))
     assert Authenticator(KeyFile(path)).caller_of_key(KEY) == ACME
+
+
+async def test_metadata_as_grpc_hands_it_over_is_understood(authenticator: Authenticator) -> None:
+    async def answer(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        try:
+            return authenticator.caller_of(context.invocation_metadata()).tenant.encode()
+        except Unauthenticated as error:
+            return str(error).encode()
+
+    server = grpc.aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/s/m")
+
+            async def answered(*metadata: tuple[str, str | bytes]) -> str:
+                answer: bytes = await call(b"", metadata=grpc.aio.Metadata(*metadata))
+                return answer.decode()
+
+            right, wrong = ("authorization", f"Bearer {KEY}"), ("authorization", "Bearer x")
+            assert await answered(("x-bin", b"\0"), right) == "acme"
+            assert "no API key" in await answered()
+            assert "not valid" in await answered(wrong)
+            assert "several" in await answered(right, right)
+    finally:
+        await server.stop(0)

@@ -15,23 +15,32 @@ from contextlib import suppress
 from enum import IntEnum
 
 import structlog
+import uvloop
 from prometheus_client import start_http_server
 
+from service.admission.callers import KeyFileError
 from service.admission.gate import Gate
+from service.admission.key_file import KeyFile
 from service.config import ServiceSettings
 from service.demux.demultiplexer import Demultiplexer
+from service.demux.flush_timer import FlushTimer, probe_event_loop
+from service.directory import Directory
 from service.engine.protocol import EngineClient
 from service.errors import EngineDead, EngineStartFailed, ServiceError, ServiceStopping
-from service.pipeline import Pipeline
+from service.pipeline import Limits, Pipeline
+from service.stream.pacing import DelayGrid
 from service.telemetry import logging
 from service.telemetry.metrics import StreamMetrics
+from service.transport.authentication import Authenticator
 from service.transport.generation_servicer import GenerationServicer
 from service.transport.model_servicer import ModelServicer
 from service.transport.server import CannotListenError, Server
+from service.transport.tls import TlsFiles, TlsFilesError
 
 _log = structlog.get_logger(__name__)
 
 _PROGRESS_EVERY_S = 5.0
+_SWEEP_EVERY_S = 1.0
 _LAST_WORDS_S = 2.0  # for failed streams' readers to take what they can
 _LAST_STATUS_S = 0.2  # for the last statuses to go out; open health watches end then too
 
@@ -53,12 +62,27 @@ class Service:
         self.metrics = StreamMetrics()
         self.gate = Gate(settings.max_streams, time.monotonic)
         self.demultiplexer = Demultiplexer(engine)
+        self.directory = Directory(settings.stall_limit_s, settings.max_retained_streams)
+        self.grid = DelayGrid(time.monotonic)
         self.pipeline = Pipeline(
-            engine, self.gate, self.demultiplexer, self.metrics, settings.max_request_bytes
+            engine,
+            self.gate,
+            self.demultiplexer,
+            self.directory,
+            self.grid,
+            self.metrics,
+            Limits(
+                settings.max_request_bytes, settings.detached_ttl_s, settings.max_detached_ttl_s
+            ),
         )
+        authenticator = Authenticator(
+            None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
+        )
+        self.generation_servicer = GenerationServicer(self.pipeline, authenticator)
+        self.metrics.sessions.set_function(lambda: self.generation_servicer.sessions_open)
         self.server = Server(
-            GenerationServicer(self.pipeline),
-            ModelServicer(engine, self.gate, settings.max_request_bytes),
+            self.generation_servicer,
+            ModelServicer(engine, self.gate, authenticator, settings.max_request_bytes),
             settings.max_request_bytes,
         )
         self._stop = asyncio.Event()
@@ -75,13 +99,23 @@ class Service:
 
         `ready` is called once, with the server's port, when requests are welcome.
 
-        Raises `CannotListenError` and `EngineStartFailed`, with everything cleaned up.
+        Raises `CannotListenError`, `TlsFilesError` and `EngineStartFailed`, with everything
+        cleaned up.
         """
-        port = await self.server.start(self.settings.listen)
+        settings = self.settings
+        tls = TlsFiles.of(
+            settings.tls_certificate_file,
+            settings.tls_private_key_file,
+            settings.tls_client_ca_file,
+        )
+        port = await self.server.start(settings.listen, tls)
         try:
             if not await self._start_engine():
                 return ExitStatus.OK
             demultiplexing = asyncio.create_task(self.demultiplexer.run())
+            probing = asyncio.create_task(probe_event_loop(self._observe_lag))
+            sweeping = asyncio.create_task(self._sweep())
+            timer = FlushTimer(self.grid)
             try:
                 self.gate.open()
                 await self.server.serving()
@@ -92,15 +126,29 @@ class Service:
                     _log.error("engine_died")
                 await self._drain(EngineDead if died else ServiceStopping)
             finally:
-                demultiplexing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await demultiplexing
+                timer.close()
+                for task in (probing, sweeping, demultiplexing):
+                    task.cancel()
+                await asyncio.gather(probing, sweeping, demultiplexing, return_exceptions=True)
             return ExitStatus.ENGINE_DIED if died else ExitStatus.OK
         finally:
             try:
                 await self.server.stop(0)
             finally:
                 await self.engine.stop()
+
+    def _observe_lag(self, lag_s: float) -> None:
+        self.grid.adaptive.observe(lag_s)
+        self.metrics.event_loop_lag.observe(lag_s)
+
+    async def _sweep(self) -> None:
+        """Find what has stalled or expired, often enough to meet the limits to a tenth."""
+        limit_s = self.settings.stall_limit_s
+        every_s = min(_SWEEP_EVERY_S, limit_s / 10, self.settings.detached_ttl_s / 10)
+        while True:
+            await asyncio.sleep(every_s)
+            self.generation_servicer.sweep(time.monotonic(), limit_s)
+            self.pipeline.sweep()
 
     async def _start_engine(self) -> bool:
         """Load the model, telling how it goes. False if `stop` was called meanwhile."""
@@ -179,7 +227,12 @@ async def _first(*waits: object) -> None:
 
 async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
     """Run a service in this process until a signal; its one line of failure goes to the log."""
-    service = Service(settings, engine)
+    try:
+        service = Service(settings, engine)
+    except KeyFileError as error:
+        return _cannot_start(str(error))
+    if settings.keys_travel_in_clear:
+        _log.warning("api_keys_without_tls", listen=settings.listen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
@@ -195,7 +248,7 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
 
     try:
         return await service.run(ready)
-    except (CannotListenError, EngineStartFailed) as error:
+    except (CannotListenError, TlsFilesError, EngineStartFailed) as error:
         return _cannot_start(str(error))
     finally:
         gc.unfreeze()  # or extension modules report all of it as leaked when the process ends
@@ -232,4 +285,6 @@ def main(settings: ServiceSettings) -> int:
     engine = VllmEngine(
         settings.model, settings.engine_args, settings.engine_log_level, demo_model.path()
     )
-    return int(asyncio.run(serve(settings, engine)))
+    new_loop = uvloop.new_event_loop if settings.event_loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return int(runner.run(serve(settings, engine)))

@@ -7,7 +7,7 @@ choice's output from 0.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,26 @@ class SamplingOptions:
     include_stop: bool = False
 
 
+class OnDisconnect(Enum):
+    """What becomes of a stream whose reader has gone."""
+
+    END = auto()
+    DETACH = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
-    """How tokens are merged into messages: at most this long, at most so many; None: no bound."""
+    """How tokens are merged into messages, how far ahead they go, and what outlives the reader.
 
-    max_delay_s: float = 0.0
+    `max_delay_s`: None is adaptive. `max_tokens_per_message`, `credit` (tokens that may be
+    delivered at first): None is no bound. `time_to_live_s`: None is the service's default.
+    """
+
+    max_delay_s: float | None = None
     max_tokens_per_message: int | None = None
+    credit: int | None = None
+    on_disconnect: OnDisconnect = OnDisconnect.END
+    time_to_live_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +184,14 @@ class Started:
     client_request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Some tokens, from `first_token_index` on, and the text that became certain with them."""
+class Delta(NamedTuple):
+    """Some tokens, from `first_token_index` on, and the text that became certain with them.
+
+    A named tuple, because there can be one for each token and it costs a third of a dataclass.
+    """
 
     first_token_index: int
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     text: str
 
 

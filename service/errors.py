@@ -5,7 +5,16 @@
     ServiceError
     ├── InvalidRequest        the caller: mend the named fields
     ├── ModelNotFound         the caller: ask ListModels
-    ├── StreamNotFound        the caller: no running stream has that id
+    ├── Unauthenticated       the caller: bring a key that this service knows
+    ├── StreamNotFound        the caller: no stream of its own has that id
+    ├── PositionOutOfRange    the caller: it asked for tokens that there are not
+    ├── BrokenOff             the caller: its reading was ended, `reason` says why
+    │   ├── StreamStalled         it took nothing for too long
+    │   └── StreamTakenOver       another reader of the same stream has come
+    ├── SessionMisuse         the caller: a session's message that cannot be followed
+    │   ├── IdNotNew              its id is in use, or was
+    │   ├── IdUnknown             no request of that id is running in this session
+    │   └── ActionMissing         it says nothing that this service knows
     ├── Overloaded            the caller: come back after `retry_after_s`
     ├── Unavailable           the caller: try another replica, or come back
     │   ├── EngineLoading         the model is still loading
@@ -62,14 +71,88 @@ class ModelNotFound(ServiceError):
         super().__init__(f"model {model[:128]!r} is not served here; {served!r} is")
 
 
+class Unauthenticated(ServiceError):
+    """The caller did not say who it is, or not so that it can be believed."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class StreamNotFound(ServiceError):
-    """No running stream has that id: it ended, or never was."""
+    """No stream of the caller's has that id: it ended, or never was, or is another tenant's."""
 
     reason = "STREAM_NOT_FOUND"
 
     def __init__(self) -> None:
         """The id itself is not repeated: it could be another caller's."""
-        super().__init__("no running stream has this id")
+        super().__init__("no stream of this id can be found")
+
+
+class PositionOutOfRange(ServiceError):
+    """A reader wants to begin behind the last token that was decoded."""
+
+    reason = "POSITION_OUT_OF_RANGE"
+
+    def __init__(self, next_token_index: int, count: int) -> None:
+        """Tell how many tokens there are."""
+        super().__init__(f"next_token_index is {next_token_index}; the stream has {count} tokens")
+
+
+class BrokenOff(ServiceError):
+    """A reader was ended from this side. The stream may live on without it."""
+
+
+class StreamStalled(BrokenOff):
+    """The reader took nothing for the stall limit, though something waited for it."""
+
+    reason = "STREAM_STALLED"
+
+    def __init__(self, limit_s: float) -> None:
+        """Tell the limit."""
+        super().__init__(f"the reader took nothing for {limit_s:g} s")
+
+
+class StreamTakenOver(BrokenOff):
+    """Another reader of the same stream has come; the newer one wins."""
+
+    reason = "STREAM_TAKEN_OVER"
+
+    def __init__(self) -> None:
+        """Whoever took over had the stream's id and its tenant's key."""
+        super().__init__("the stream is being read on by another reader")
+
+
+class SessionMisuse(ServiceError):
+    """A message in a session cannot be followed; the session goes on."""
+
+
+class IdNotNew(SessionMisuse):
+    """A start or resume has an id that is not larger than all before."""
+
+    reason = "ID_NOT_NEW"
+
+    def __init__(self, request_id: int, last: int) -> None:
+        """Tell which ids are free."""
+        super().__init__(f"id {request_id} is not new; ids must be larger than {last}")
+
+
+class IdUnknown(SessionMisuse):
+    """The id is none of a running request in this session."""
+
+    reason = "ID_UNKNOWN"
+
+    def __init__(self, request_id: int) -> None:
+        """Tell the id, which is the caller's own."""
+        super().__init__(f"no request {request_id} is running in this session")
+
+
+class ActionMissing(SessionMisuse):
+    """The message has no action that this service knows."""
+
+    reason = "ACTION_MISSING"
+
+    def __init__(self) -> None:
+        """Name the choices."""
+        super().__init__("action is missing: set start, cancel, credit, resume or close")
 
 
 class Overloaded(ServiceError):

@@ -1,16 +1,14 @@
-"""The path of a request on one page: admit, render, open its stream, submit, yield, release.
+"""The path of a request on one page: let in, render, open its stream, submit; and how it is read.
 
-Every request takes it from top to bottom and leaves by exactly one end, which is counted and
-logged in one place. Releasing is the business of the context managers: whatever ends the request,
-an exception, a closed generator or a cancelled task, the route goes, the engine is told to stop if
-it has not finished, and the ticket is handed back.
+Whatever ends a request, an exception, a reader that leaves, a cancelled task, the engine: it
+settles once (`generation`), and that one end is counted and logged here.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -18,186 +16,218 @@ import structlog
 from service.admission import validation
 from service.admission.gate import Gate
 from service.demux.demultiplexer import Demultiplexer
-from service.domain import (
-    Event,
-    Finished,
-    GenerationRequest,
-    Started,
-    Timings,
-    Usage,
-)
+from service.directory import Directory
+from service.domain import DeliveryOptions, GenerationRequest
 from service.engine.protocol import EngineClient, RenderedRequest
-from service.errors import (
-    DeadlineExceeded,
-    RequestFailed,
-    ServiceError,
-    StreamNotFound,
-)
-from service.stream.text import StopRules, TextAssembler
+from service.errors import DeadlineExceeded, RequestFailed, ServiceError, StreamNotFound
+from service.generation import Generation
+from service.stream.pacing import DelayGrid
+from service.stream.reader import Sink, StreamReader
+from service.stream.stop_strings import StopWatch
+from service.stream.text import StopRules
 from service.stream.token_stream import TokenStream
 from service.telemetry.metrics import StreamMetrics
-from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
+from service.telemetry.outcomes import Outcome, outcome_of
 
 _log = structlog.get_logger(__name__)
 
 # gRPC cancels a handler at the caller's deadline, a moment before or after our own timer.
 _DEADLINE_SLACK_S = 0.01
 
+# As much of a stream's id as a log needs to tell streams apart; the whole id is its owner's.
+_ID_IN_LOG = 8
 
-@dataclass(slots=True)
-class _Account:
-    """What is known of a request when it ends."""
 
-    stream_id: str
-    arrived: float
-    deadline: float | None
-    deadline_slack_s: float
-    stream: TokenStream | None = None
-    outcome: Outcome | None = None
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    time_to_first_token_s: float | None = None
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Largest message to take in bytes; seconds that detached streams live, by default and most."""
+
+    max_request_bytes: int
+    detached_ttl_s: float
+    max_detached_ttl_s: float
 
 
 class Pipeline:
-    """Generates. `clock`: monotonic seconds; `max_request_bytes`: largest message to take."""
+    """Generates. `clock`: monotonic seconds."""
 
     def __init__(
         self,
         engine: EngineClient,
         gate: Gate,
         demultiplexer: Demultiplexer,
+        directory: Directory,
+        grid: DelayGrid,
         metrics: StreamMetrics,
-        max_request_bytes: int,
+        limits: Limits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._gate = gate
         self._demultiplexer = demultiplexer
+        self._directory = directory
+        self._grid = grid
         self._metrics = metrics
-        self._max_request_bytes = max_request_bytes
+        self._limits = limits
         self._clock = clock
         metrics.running.set_function(lambda: gate.held)
+        metrics.detached.set_function(lambda: directory.detached)
+        metrics.retained.set_function(lambda: directory.retained)
+        metrics.adaptive_delay.set_function(lambda: grid.adaptive.delay_ms / 1000)
 
-    async def generate(
-        self, request: GenerationRequest, deadline: float | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """Yield a request's events. `deadline`: the clock's time at which it must have ended.
+    async def open(
+        self, request: GenerationRequest, tenant: str, remaining_s: float | None = None
+    ) -> Generation:
+        """Let a request in and submit it; the caller then reads, without awaiting in between.
 
-        Raises a `ServiceError`; closing the generator ends the decoding.
+        `remaining_s`: time until it must have ended. Raises a `ServiceError`.
         """
         now = self._clock()
-        slack = 0.0 if deadline is None else deadline_slack_s(deadline - now)
-        account = _Account(secrets.token_urlsafe(16), now, deadline, slack)
-        with ExitStack() as held:
-            held.enter_context(self._accounted(account, request))
+        generation = Generation(
+            secrets.token_urlsafe(16),
+            tenant,
+            request,
+            self._clock,
+            self._on_settled,
+            deadline=None if remaining_s is None else now + remaining_s,
+            deadline_slack_s=0.0 if remaining_s is None else deadline_slack_s(remaining_s),
+        )
+        with self._settled_on_error(generation):
             self._gate.check_open()
             model = self._engine.model
-            validation.check_request(request, model, self._max_request_bytes)
-            ticket = held.enter_context(self._gate.admitted())
-            rendered = await self._render(account.stream_id, request, deadline)
-            account.prompt_tokens = rendered.prompt_token_count
+            validation.check_request(request, model, self._limits.max_request_bytes)
+            ticket = generation.held.enter_context(self._gate.admitted())
+            rendered = await self._render(generation)
             validation.check_fits(rendered.prompt_token_count, request, model)
-
-            sampling = request.sampling
-            rules = StopRules(sampling.stop, sampling.min_tokens or 0, sampling.include_stop)
-            text = TextAssembler(rendered.decoder, rules)
-            stream = TokenStream(text, request.delivery, self._clock)
-            account.stream = stream
+            stream = self._open_stream(generation, rendered, model.id)
             # Nothing is awaited from here to the submission, so that no stop can overtake it.
-            route = held.enter_context(self._demultiplexer.attached(account.stream_id, stream))
-            held.enter_context(self._deadline(account))
+            generation.held.enter_context(
+                self._demultiplexer.attached(generation.stream_id, stream)
+            )
+            self._end_at_deadline(generation)
+            self._directory.add(generation)
             await self._engine.submit(rendered)
             ticket.streamed = True
-            yield Started(
-                account.stream_id,
-                model.id,
-                rendered.prompt_token_count,
-                request.client_request_id,
-            )
-            while (delta := await stream.read()) is not None:
-                account.output_tokens = stream.tokens_delivered
-                if account.time_to_first_token_s is None and stream.first_token_at is not None:
-                    account.time_to_first_token_s = stream.first_token_at - account.arrived
-                yield delta
-            finish = stream.finish
-            assert finish is not None
-            account.outcome = outcome_of_finish(finish)
-            yield Finished(
-                finish,
-                Usage(
-                    rendered.prompt_token_count,
-                    stream.tokens_delivered,
-                    route.cached_prompt_tokens,
-                ),
-                Timings(account.time_to_first_token_s, self._clock() - account.arrived),
-            )
+        return generation
 
-    async def _render(
-        self, stream_id: str, request: GenerationRequest, deadline: float | None
-    ) -> RenderedRequest:
-        remaining = None if deadline is None else deadline - self._clock()
-        timeout = asyncio.timeout(remaining)
+    def resume(
+        self,
+        stream_id: str,
+        tenant: str,
+        position: int,
+        delivery: DeliveryOptions,
+        sink: Sink,
+        tag: int = 0,
+    ) -> tuple[Generation, StreamReader]:
+        """Read a stream on, from a token index. Raises `StreamNotFound`, `PositionOutOfRange`."""
+        validation.check_resume(delivery)
+        generation = self._directory.find(stream_id, tenant)
+        reader = generation.read(self._grid, sink, position=position, delivery=delivery, tag=tag)
+        return generation, reader
+
+    def read(self, generation: Generation, sink: Sink, tag: int = 0) -> StreamReader:
+        """Be the first reader of a stream that was opened just now."""
+        return generation.read(self._grid, sink, tag=tag)
+
+    def cancel(self, stream_id: str, tenant: str) -> None:
+        """End a running stream on purpose. Raises `StreamNotFound`."""
+        generation = self._directory.find_running(stream_id, tenant)
+        if not self.cancel_generation(generation):
+            raise StreamNotFound
+
+    def cancel_generation(self, generation: Generation) -> bool:
+        """End a stream on purpose. False if it has its end."""
+        return self._demultiplexer.cancel(generation.stream_id)
+
+    def sweep(self) -> None:
+        """Look for readers that have stalled and streams that have expired."""
+        self._directory.sweep(self._clock())
+
+    def refused(self, error: ServiceError) -> None:
+        """Count a request that never came as far as `open`."""
+        self._metrics.ended.labels(outcome_of(error).value).inc()
+
+    async def _render(self, generation: Generation) -> RenderedRequest:
+        deadline = generation.deadline
+        if deadline is None:
+            return await self._engine.render(generation.stream_id, generation.request)
+        timeout = asyncio.timeout(deadline - self._clock())
         try:
             async with timeout:
-                return await self._engine.render(stream_id, request)
+                return await self._engine.render(generation.stream_id, generation.request)
         except TimeoutError as passed:
             if timeout.expired():
                 raise DeadlineExceeded from passed
             raise
 
-    def cancel(self, stream_id: str) -> None:
-        """End a running stream on purpose. Raises `StreamNotFound`."""
-        if not self._demultiplexer.cancel(stream_id):
-            raise StreamNotFound
-
-    @contextmanager
-    def _deadline(self, account: _Account) -> Iterator[None]:
-        """Fail the stream when the deadline passes inside the block."""
-        if account.deadline is None:
-            yield
-            return
-        timer = asyncio.get_running_loop().call_later(
-            max(0.0, account.deadline - self._clock()),
-            lambda: self._demultiplexer.fail(account.stream_id, DeadlineExceeded()),
+    def _open_stream(
+        self, generation: Generation, rendered: RenderedRequest, model: str
+    ) -> TokenStream:
+        sampling = generation.request.sampling
+        delivery = generation.request.delivery
+        watch = None
+        if sampling.stop or sampling.include_stop:
+            generation.rules = StopRules(
+                sampling.stop, sampling.min_tokens or 0, sampling.include_stop
+            )
+        if sampling.stop:
+            watch = StopWatch(rendered.make_decoder(), generation.rules)
+        stream = TokenStream(
+            self._clock,
+            stop_watch=watch,
+            keep_all=generation.resumable,
+            on_end=generation.stream_ended if generation.resumable else None,
         )
-        try:
-            yield
-        finally:
-            timer.cancel()
+        time_to_live_s = min(
+            delivery.time_to_live_s or self._limits.detached_ttl_s,
+            self._limits.max_detached_ttl_s,
+        )
+        generation.opened(model, rendered, stream, time_to_live_s)
+        return stream
+
+    def _end_at_deadline(self, generation: Generation) -> None:
+        if generation.deadline is not None:
+            timer = asyncio.get_running_loop().call_later(
+                max(0.0, generation.deadline - self._clock()),
+                lambda: self._demultiplexer.fail(generation.stream_id, DeadlineExceeded()),
+            )
+            generation.held.callback(timer.cancel)
 
     @contextmanager
-    def _accounted(self, account: _Account, request: GenerationRequest) -> Iterator[None]:
-        """Count and log the one end of a request, and hide what no caller should see."""
+    def _settled_on_error(self, generation: Generation) -> Iterator[None]:
+        """Settle a request that does not get as far as its stream; hide what nobody should see."""
         try:
             yield
         except ServiceError as error:
-            account.outcome = outcome_of(error)
+            generation.settle(outcome_of(error))
             raise
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                generation.settle(generation.outcome_when_cut_off())
                 raise  # the caller has gone
-            account.outcome = Outcome.FAILED
-            _log.exception("request_failed", stream_id=account.stream_id)
+            _log.exception("request_failed", stream=generation.stream_id[:_ID_IN_LOG])
+            generation.settle(Outcome.FAILED)
             raise RequestFailed from error
-        finally:
-            now = self._clock()
-            if account.outcome is None:
-                account.outcome = _outcome_when_cut_off(account, now)
-            self._metrics.ended.labels(account.outcome.value).inc()
-            self._metrics.tokens.inc(account.output_tokens)
-            if account.time_to_first_token_s is not None:
-                self._metrics.time_to_first_token.observe(account.time_to_first_token_s)
-            _log.info(
-                "request_ended",
-                stream_id=account.stream_id,
-                client_request_id=request.client_request_id[:128],
-                outcome=account.outcome.value,
-                prompt_tokens=account.prompt_tokens,
-                output_tokens=account.output_tokens,
-                first_token_s=_rounded(account.time_to_first_token_s),
-                total_s=_rounded(now - account.arrived),
-            )
+
+    def _on_settled(self, generation: Generation) -> None:
+        """Count and log the one end of a request."""
+        self._directory.settled(generation)
+        assert generation.outcome is not None
+        first_token_s = generation.time_to_first_token_s
+        self._metrics.ended.labels(generation.outcome.value).inc()
+        self._metrics.tokens.inc(generation.delivered)
+        if first_token_s is not None:
+            self._metrics.time_to_first_token.observe(first_token_s)
+        _log.info(
+            "request_ended",
+            stream=generation.stream_id[:_ID_IN_LOG],
+            tenant=generation.tenant,
+            client_request_id=generation.request.client_request_id[:128],
+            outcome=generation.outcome.value,
+            prompt_tokens=generation.prompt_tokens,
+            output_tokens=generation.delivered,
+            first_token_s=_rounded(first_token_s),
+            total_s=_rounded(generation.settled_at - generation.arrived),
+        )
 
 
 def deadline_slack_s(remaining_s: float) -> float:
@@ -214,23 +244,6 @@ def is_being_cancelled() -> bool:
     """Whether this task itself was cancelled; if not, a CancelledError is some other task's."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _outcome_when_cut_off(account: _Account, now: float) -> Outcome:
-    """Which end it is when the generator was closed, or its task cancelled, before it was done.
-
-    What ended the stream before counts, also if the reader was too slow to be told.
-    """
-    stream = account.stream
-    if stream is not None and stream.failure is not None:
-        return outcome_of(stream.failure)
-    if stream is not None and stream.finish is not None:
-        outcome = outcome_of_finish(stream.finish)
-        if outcome is Outcome.CANCELLED:
-            return outcome
-    if account.deadline is not None and (now >= account.deadline - account.deadline_slack_s):
-        return Outcome.DEADLINE
-    return Outcome.DISCONNECTED
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -12,11 +12,12 @@ from service.domain import (
     DeliveryOptions,
     GenerationRequest,
     ModelCard,
+    OnDisconnect,
     SamplingOptions,
     TextPrompt,
 )
 from service.errors import FieldViolation, InvalidRequest, ModelNotFound
-from service.stream.token_stream import MOST_TOKENS_PER_MESSAGE
+from service.stream.reader import MOST_TOKENS_PER_MESSAGE
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARACTERS = 256
@@ -48,12 +49,31 @@ def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int
         *_prompt(request, model),
         *_sampling(request.sampling, model),
         *_delivery(request.delivery),
+        *_time_to_live(request.delivery),
     )
     if len(request.client_request_id) > MAX_CLIENT_REQUEST_ID_CHARACTERS:
         limit = f"has more than {MAX_CLIENT_REQUEST_ID_CHARACTERS} characters"
         violations += (FieldViolation("client_request_id", limit),)
     if violations:
         raise InvalidRequest(violations)
+
+
+def check_without_credit(delivery: DeliveryOptions) -> None:
+    """Refuse credit on a call that has no way to grant more. Raises `InvalidRequest`."""
+    if delivery.credit is not None:
+        why = "is for sessions; a call is paced by gRPC's flow control"
+        raise InvalidRequest((FieldViolation("stream.credit", why),))
+
+
+def check_resume(delivery: DeliveryOptions) -> None:
+    """Check how a stream is to be read on. Raises `InvalidRequest`."""
+    violations = list(_delivery(delivery))
+    if delivery.on_disconnect is not OnDisconnect.END:
+        violations.append(FieldViolation("stream.on_disconnect", "stays as the request has it"))
+    if delivery.time_to_live_s is not None:
+        violations.append(FieldViolation("stream.time_to_live_ms", "stays as the request has it"))
+    if violations:
+        raise InvalidRequest(tuple(violations))
 
 
 def check_fits(prompt_tokens: int, request: GenerationRequest, model: ModelCard) -> None:
@@ -184,7 +204,7 @@ def _stop_strings(stop: tuple[str, ...], model: ModelCard) -> Iterator[FieldViol
 
 
 def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
-    if delivery.max_delay_s > MAX_DELAY_S:
+    if delivery.max_delay_s is not None and delivery.max_delay_s > MAX_DELAY_S:
         yield FieldViolation(
             "stream.max_delay_ms",
             f"{delivery.max_delay_s * 1000:.0f} is more than {MAX_DELAY_S * 1000:.0f}",
@@ -195,6 +215,17 @@ def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
         1,
         MOST_TOKENS_PER_MESSAGE,
     )
+
+
+def _time_to_live(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
+    wanted_s = delivery.time_to_live_s
+    field = "stream.time_to_live_ms"
+    if wanted_s is None:
+        return
+    if delivery.on_disconnect is not OnDisconnect.DETACH:
+        yield FieldViolation(field, "needs on_disconnect to be ON_DISCONNECT_DETACH")
+    elif wanted_s <= 0:
+        yield FieldViolation(field, "is not at least 1")
 
 
 def _between(

@@ -28,7 +28,6 @@ class Route:
     """
 
     stream: TokenStream
-    cached_prompt_tokens: int = 0
     engine_done: bool = False
 
 
@@ -88,7 +87,7 @@ class Router:
 
     def fail_all(self, make_failure: Callable[[], ServiceError]) -> list[str]:
         """End every running stream, each with an error of its own."""
-        return [i for engine_id in self._routes for i in self.fail(engine_id, make_failure())]
+        return [i for engine_id in list(self._routes) for i in self.fail(engine_id, make_failure())]
 
     def route(self, batch: EngineBatch) -> Routed:
         """Push each output into its stream."""
@@ -109,7 +108,7 @@ class Router:
                 if stream.first_token_at is None:
                     cached = batch.cached_prompt_tokens(output)
                     if cached is not None:
-                        route.cached_prompt_tokens = cached
+                        stream.cached_prompt_tokens = cached
                 if output.finish_reason is None:
                     if stream.push(token_ids):
                         stop += self._stop(engine_id, route)

@@ -19,11 +19,12 @@ Progress = Callable[[str], None]
 class RenderedRequest:
     """A request in the engine's own form, ready to be submitted once.
 
-    `decoder` is new and belongs to this request; `handle` is the engine's own.
+    `make_decoder` makes a decoder for the request's output from its first token on, a new one each
+    time; `handle` is the engine's own.
     """
 
     prompt_token_count: int
-    decoder: TokenDecoder
+    make_decoder: Callable[[], TokenDecoder]
     handle: Any
 
 

@@ -67,9 +67,9 @@ class Utf8Decoder:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def decode(self, token_id: int) -> str:
-        """Take the next byte."""
-        return "" if token_id == END_OF_TEXT else self._decoder.decode(bytes([token_id]))
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Take the next bytes."""
+        return self._decoder.decode(bytes(i for i in token_ids if i != END_OF_TEXT))
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ class ScriptedEngine:
             sampling.stop_token_ids,
             sampling.ignore_eos,
         )
-        return RenderedRequest(len(prompt), Utf8Decoder(), job)
+        return RenderedRequest(len(prompt), Utf8Decoder, job)
 
     async def submit(self, rendered: RenderedRequest) -> None:
         """Queue it behind the others."""

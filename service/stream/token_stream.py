@@ -1,4 +1,4 @@
-"""One request's stream: the engine's side pushes tokens, one reader takes them at its own pace.
+"""One request's tokens, as the engine brings them, and its one end.
 
 States and what is allowed in them::
 
@@ -10,87 +10,101 @@ States and what is allowed in them::
 
 Rules:
 
-1. Exactly one reader; it takes deltas until `read` returns None, then looks at `finish`; a failed
-   stream raises its failure instead, after what was decoded before it was read.
-2. The first delta goes out as soon as there is a token. After a delta the next one comes no sooner
-   than `max_delay_s` later, with all that was decoded meanwhile, unless `max_tokens_per_message`
-   are there before; so no token waits longer than `max_delay_s`, and none for a timer of its own.
-   An end never waits.
-3. What arrives while the reader is busy merges into its next delta, so a slow reader costs fewer
-   messages, not more memory per message than `max_tokens_per_message` says.
-4. Bound: the tokens not yet read, at most the request's `max_tokens`. The engine stops there by
-   itself, so the buffer is never full; a reader that stays away costs at most that.
-5. No lock, no task and no future per token: a push appends to a list, and wakes the reader only if
-   it sleeps and has enough to do.
+1. The stream knows tokens and no text, but for the search for stop strings; text is made by
+   whoever reads, when it reads (`reader`).
+2. At most one reader at a time. The reader says at which number of tokens it wants to be woken;
+   below that a push is a list append and a comparison. The end always wakes it.
+3. Bound: four bytes a token, at most the request's `max_tokens`; the engine stops there by itself,
+   so it is never full. A stream that can be resumed keeps all its tokens, any other forgets those
+   that its reader has taken.
 """
 
-import asyncio
-from collections import deque
+import sys
+from array import array
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from service.domain import DeliveryOptions, Delta, EngineFinish, FinishReason
+from service.domain import EngineFinish, FinishReason
 from service.errors import ServiceError
-from service.stream.text import TextAssembler
-
-# A message stays far below any limit on its size, and making it does not hold up the others.
-MOST_TOKENS_PER_MESSAGE = 1024
+from service.stream.stop_strings import StopWatch
 
 _CANCELLED = EngineFinish(FinishReason.CANCELLED)
+NEVER = sys.maxsize
+
+
+class Wakeable(Protocol):
+    """A stream's reader, as the stream sees it."""
+
+    def wake(self) -> None:
+        """There are as many tokens as it asked for."""
+
+    def wake_for_end(self) -> None:
+        """The stream has ended."""
 
 
 class TokenStream:
-    """See the rules above. Everything runs on one event loop."""
+    """See the rules above. `keep_all`: whether it can be resumed; `on_end` is called once."""
 
     __slots__ = (
+        "_characters",
         "_clock",
-        "_delivered",
-        "_delivery",
-        "_failure",
-        "_finish",
-        "_last_is_stop",
-        "_next_delta_at",
-        "_pending",
-        "_sleeper",
-        "_text",
-        "_wake_at",
+        "_on_end",
+        "_reader",
+        "_stop_watch",
+        "cached_prompt_tokens",
+        "count",
+        "end_came_with_token",
+        "failure",
+        "finish",
+        "first_kept",
         "first_token_at",
+        "keep_all",
+        "last_is_stop",
+        "tokens",
+        "wake_at",
     )
 
     def __init__(
-        self, text: TextAssembler, delivery: DeliveryOptions, clock: Callable[[], float]
+        self,
+        clock: Callable[[], float],
+        *,
+        stop_watch: StopWatch | None = None,
+        keep_all: bool = False,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
-        self._text = text
-        self._delivery = delivery
         self._clock = clock
-        self._pending: deque[int] = deque()
-        self._next_delta_at = 0.0
-        self._delivered = 0
-        self._last_is_stop = False
-        self._finish: EngineFinish | None = None
-        self._failure: ServiceError | None = None
-        self._sleeper: asyncio.Future[None] | None = None
-        self._wake_at = 1
+        self._stop_watch = stop_watch
+        self._on_end = on_end
+        self._reader: Wakeable | None = None
+        self._characters: int | None = None
+        self.keep_all = keep_all
+        # The tokens from index `first_kept` on; `count` are there in all.
+        self.tokens = array("I")
+        self.first_kept = 0
+        self.count = 0
+        self.wake_at = NEVER
         self.first_token_at: float | None = None
+        self.cached_prompt_tokens = 0
+        self.finish: EngineFinish | None = None
+        self.failure: ServiceError | None = None
+        # Of the end: whether it came with the last token, and that token is no text.
+        self.end_came_with_token = False
+        self.last_is_stop = False
 
     @property
     def ended(self) -> bool:
         """Whether the stream has its end; more may still wait to be read."""
-        return self._finish is not None or self._failure is not None
+        return self.finish is not None or self.failure is not None
 
     @property
-    def finish(self) -> EngineFinish | None:
-        """How the generation ended; None while it goes on, and when it failed."""
-        return self._finish
+    def characters(self) -> int | None:
+        """Where a stop string cuts the answer's text; None: nowhere."""
+        return self._characters
 
-    @property
-    def failure(self) -> ServiceError | None:
-        """What the stream failed of; None while it goes on, and when the generation ended."""
-        return self._failure
-
-    @property
-    def tokens_delivered(self) -> int:
-        """Number of tokens that the reader has taken."""
-        return self._delivered
+    def read_by(self, reader: Wakeable | None) -> None:
+        """Take this reader in place of the one before; None: nobody reads."""
+        self._reader = reader
+        self.wake_at = NEVER
 
     def push(self, token_ids: Sequence[int], finish: EngineFinish | None = None) -> bool:
         """Take one step's tokens, and the engine's end if this step brought it.
@@ -98,100 +112,57 @@ class TokenStream:
         Returns True if the engine has to be told to stop: a stop string completed, which only
         this side can see.
         """
-        if self.ended:
+        if self.finish is not None or self.failure is not None:
             return False
+        stop = False
         if token_ids:
             if self.first_token_at is None:
                 self.first_token_at = self._clock()
-            # The stop token ends the text before itself; max_tokens does not.
-            last_is_stop = finish is not None and finish.reason is FinishReason.STOP
-            if self._text.needs_every_step:
-                match = self._text.feed(token_ids, last_is_stop=last_is_stop)
-                if match is not None:
-                    self._pending.extend(token_ids[: match.tokens_kept])
-                    self._end(EngineFinish(FinishReason.STOP, match.string))
-                    return finish is None
-            self._last_is_stop = last_is_stop
-            self._pending.extend(token_ids)
+            if self._stop_watch is not None or finish is not None:
+                # The stop token ends the text before itself; max_tokens does not.
+                self.last_is_stop = finish is not None and finish.reason is FinishReason.STOP
+                if self._stop_watch is not None:
+                    match = self._stop_watch.feed(token_ids, last_is_stop=self.last_is_stop)
+                    if match is not None:
+                        stop = finish is None
+                        finish = EngineFinish(FinishReason.STOP, match.string)
+                        token_ids = token_ids[: match.tokens_kept]
+                        self._characters = match.characters
+                        self.last_is_stop = False
+            self.tokens.extend(token_ids)
+            self.count += len(token_ids)
         if finish is not None:
-            self._end(finish)
-        elif self._sleeper is not None and len(self._pending) >= self._wake_at:
-            self._wake()
-        return False
+            self.finish = finish
+            self.end_came_with_token = bool(token_ids)
+            self._end()
+        elif self.count >= self.wake_at and self._reader is not None:
+            self._reader.wake()
+        return stop
 
     def cancel(self) -> bool:
         """End the generation on purpose; what was decoded is delivered. False if it had ended."""
         if self.ended:
             return False
-        self._end(_CANCELLED)
+        self.finish = _CANCELLED
+        self._end()
         return True
 
     def fail(self, failure: ServiceError) -> bool:
         """End the stream with an error; what was decoded is delivered. False if it had ended."""
         if self.ended:
             return False
-        self._failure = failure
-        self._wake()
+        self.failure = failure
+        self._end()
         return True
 
-    async def read(self) -> Delta | None:
-        """Wait for the next delta; None when the generation ended and all of it was taken.
+    def forget_before(self, index: int) -> None:
+        """Drop what was taken, unless the stream can be resumed."""
+        if not self.keep_all and index >= self.count:
+            del self.tokens[:]
+            self.first_kept = self.count
 
-        Raises the stream's failure once everything before it was taken.
-        """
-        while not self.ended:
-            rest = self._next_delta_at - self._clock()
-            if self._pending and (rest <= 0 or len(self._pending) >= self._enough):
-                break
-            if rest > 0:
-                await self._sleep(wake_at=self._enough, timeout=rest)
-            else:
-                await self._sleep(wake_at=1, timeout=None)
-        delta = self._flush()
-        if delta is None and self._failure is not None:
-            raise self._failure
-        return delta
-
-    @property
-    def _enough(self) -> int:
-        return self._delivery.max_tokens_per_message or MOST_TOKENS_PER_MESSAGE
-
-    def _flush(self) -> Delta | None:
-        """Turn what is pending into a delta of at most `max_tokens_per_message` tokens."""
-        pending, most = self._pending, self._enough
-        if len(pending) <= most:
-            token_ids = tuple(pending)
-            pending.clear()
-        else:
-            token_ids = tuple(pending.popleft() for _ in range(most))
-        last = self.ended and not pending
-        if token_ids and not self._text.needs_every_step:
-            self._text.feed(token_ids, last_is_stop=last and self._last_is_stop)
-        text = self._text.take(len(token_ids), final=last)
-        if not token_ids and not text:
-            return None
-        delta = Delta(self._delivered, token_ids, text)
-        self._delivered += len(token_ids)
-        if self._delivery.max_delay_s > 0:
-            self._next_delta_at = self._clock() + self._delivery.max_delay_s
-        return delta
-
-    def _end(self, finish: EngineFinish) -> None:
-        self._finish = finish
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
-
-    async def _sleep(self, *, wake_at: int, timeout: float | None) -> None:  # noqa: ASYNC109 - no cancellation inside
-        loop = asyncio.get_running_loop()
-        self._wake_at = wake_at
-        self._sleeper = loop.create_future()
-        timer = loop.call_later(timeout, self._wake) if timeout is not None else None
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
-            if timer is not None:
-                timer.cancel()
+    def _end(self) -> None:
+        if self._reader is not None:
+            self._reader.wake_for_end()
+        if self._on_end is not None:
+            self._on_end()

@@ -23,6 +23,32 @@ class StreamMetrics:
             "Streams that were admitted and have not ended.",
             registry=self.registry,
         )
+        self.detached = Gauge(
+            "tokenstream_streams_detached",
+            "Streams that run without a reader, until one comes back or their time is over.",
+            registry=self.registry,
+        )
+        self.retained = Gauge(
+            "tokenstream_streams_retained",
+            "Streams that have ended and can still be read again.",
+            registry=self.registry,
+        )
+        self.sessions = Gauge(
+            "tokenstream_sessions_open",
+            "Session calls that are open.",
+            registry=self.registry,
+        )
+        self.adaptive_delay = Gauge(
+            "tokenstream_adaptive_delay_seconds",
+            "Delay of deltas whose request names none.",
+            registry=self.registry,
+        )
+        self.event_loop_lag = Histogram(
+            "tokenstream_event_loop_lag_seconds",
+            "How much later than planned the event loop came round to a timer.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1),
+            registry=self.registry,
+        )
         self.tokens = Counter(
             "tokenstream_tokens_delivered_total",
             "Output tokens handed to the wire.",

@@ -10,6 +10,8 @@ from service.errors import (
     Overloaded,
     ServiceError,
     ServiceStopping,
+    StreamStalled,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -27,9 +29,12 @@ class Outcome(Enum):
     REPETITION = "repetition"
     CANCELLED = "cancelled"  # the Cancel call
     DISCONNECTED = "disconnected"
+    STALLED = "stalled"  # the reader took nothing for the stall limit
+    EXPIRED = "expired"  # detached, and no reader came back in time
     DEADLINE = "deadline"
     STOPPING = "stopping"  # the service's, with the grace over or refusing
     REFUSED = "refused"  # bad request, unknown model
+    UNAUTHENTICATED = "unauthenticated"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"  # the engine loading, or dead
     FAILED = "failed"
@@ -59,6 +64,10 @@ def outcome_of(error: ServiceError) -> Outcome:
             return Outcome.OVERLOADED
         case DeadlineExceeded():
             return Outcome.DEADLINE
+        case StreamStalled():
+            return Outcome.STALLED
+        case Unauthenticated():
+            return Outcome.UNAUTHENTICATED
         case ServiceStopping():
             return Outcome.STOPPING
         case Unavailable():

@@ -8,18 +8,12 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from service.admission.callers import ANONYMOUS, Caller
-from service.errors import ServiceError
+from service.errors import Unauthenticated
 
 _HEADER = "authorization"
 _HOW = "send the metadata 'authorization: Bearer <key>'"
 
 Metadata = Iterable[tuple[str, str | bytes]]
-
-
-class Unauthenticated(ServiceError):
-    """Who calls is not known. The caller: present a valid key; the message says what is missing."""
-
-    reason = "UNAUTHENTICATED"
 
 
 class Keys(Protocol):

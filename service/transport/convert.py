@@ -1,5 +1,8 @@
 """Between the contract's messages and the domain's values; no decisions."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from google.protobuf.duration_pb2 import Duration
 
 from service.domain import (
@@ -10,6 +13,7 @@ from service.domain import (
     FinishReason,
     GenerationRequest,
     ModelCard,
+    OnDisconnect,
     Prompt,
     SamplingOptions,
     Started,
@@ -25,6 +29,10 @@ _FINISH_REASONS = {
     FinishReason.REPETITION: generation_pb2.FINISH_REASON_REPETITION,
 }
 
+_Response = TypeVar("_Response", generation_pb2.GenerateResponse, generation_pb2.ResumeResponse)
+
+_DELIVERY = DeliveryOptions()
+
 # A repeated field has a length, not a presence.
 _LISTS = ("stop", "stop_token_ids")
 
@@ -33,21 +41,13 @@ def to_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
     """The request that a message describes."""
     options = message.sampling
     chosen = {f.name: value for f, value in options.ListFields() if f.name not in _LISTS}
-    delivery = message.stream
     return GenerationRequest(
         prompt=_prompt(message),
         model=message.model,
         sampling=SamplingOptions(
             **chosen, stop=tuple(options.stop), stop_token_ids=tuple(options.stop_token_ids)
         ),
-        delivery=DeliveryOptions(
-            max_delay_s=delivery.max_delay_ms / 1000,
-            max_tokens_per_message=(
-                delivery.max_tokens_per_message
-                if delivery.HasField("max_tokens_per_message")
-                else None
-            ),
-        ),
+        delivery=to_delivery(message.stream) if message.HasField("stream") else _DELIVERY,
         client_request_id=message.client_request_id,
         size_bytes=message.ByteSize(),
     )
@@ -63,31 +63,55 @@ def _prompt(message: generation_pb2.GenerateRequest) -> Prompt | None:
             return None
 
 
-def from_event(event: Event) -> generation_pb2.GenerateResponse:
-    """The message for an event."""
-    match event:
-        case Delta():
-            return generation_pb2.GenerateResponse(
-                delta=generation_pb2.Delta(
-                    first_token_index=event.first_token_index,
-                    token_ids=event.token_ids,
-                    text=event.text,
-                )
-            )
-        case Started():
-            return generation_pb2.GenerateResponse(
-                started=generation_pb2.Started(
-                    stream_id=event.stream_id,
-                    model=event.model,
-                    prompt_tokens=event.prompt_tokens,
-                    client_request_id=event.client_request_id,
-                )
-            )
-        case Finished():
-            return generation_pb2.GenerateResponse(finished=_finished(event))
+def to_delivery(options: generation_pb2.StreamOptions) -> DeliveryOptions:
+    """How a stream is delivered."""
+    has = options.HasField
+    return DeliveryOptions(
+        max_delay_s=options.max_delay_ms / 1000 if has("max_delay_ms") else None,
+        max_tokens_per_message=(
+            options.max_tokens_per_message if has("max_tokens_per_message") else None
+        ),
+        credit=options.credit if has("credit") else None,
+        on_disconnect=(
+            OnDisconnect.DETACH
+            if options.on_disconnect == generation_pb2.ON_DISCONNECT_DETACH
+            else OnDisconnect.END
+        ),
+        time_to_live_s=options.time_to_live_ms / 1000 if has("time_to_live_ms") else None,
+    )
 
 
-def _finished(event: Finished) -> generation_pb2.Finished:
+def event_encoder(message: type[_Response]) -> Callable[[Event], _Response]:
+    """From events to the messages of one call; all calls' messages have the same fields."""
+
+    def encode(event: Event) -> _Response:
+        response = message()
+        if isinstance(event, Delta):
+            delta = response.delta
+            delta.first_token_index = event.first_token_index
+            delta.token_ids.extend(event.token_ids)
+            delta.text = event.text
+        elif isinstance(event, Started):
+            response.started.CopyFrom(from_started(event))
+        else:
+            response.finished.CopyFrom(from_finished(event))
+        return response
+
+    return encode
+
+
+def from_started(event: Started) -> generation_pb2.Started:
+    """The message for a stream's beginning."""
+    return generation_pb2.Started(
+        stream_id=event.stream_id,
+        model=event.model,
+        prompt_tokens=event.prompt_tokens,
+        client_request_id=event.client_request_id,
+    )
+
+
+def from_finished(event: Finished) -> generation_pb2.Finished:
+    """The message for a generation's end."""
     message = generation_pb2.Finished(
         reason=_FINISH_REASONS[event.finish.reason],
         usage=generation_pb2.Usage(

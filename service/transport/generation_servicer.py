@@ -1,52 +1,116 @@
-"""`tokenstream.v1.GenerationService` over the pipeline: convert, pass on, write."""
+"""`tokenstream.v1.GenerationService` over the pipeline: who calls, convert, pass on, write."""
 
-import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
+from service.admission import validation
+from service.errors import ServiceError
 from service.pipeline import Pipeline
-from service.transport.convert import from_event, to_request
-from service.transport.status import StatusError, status_boundary
+from service.transport.authentication import Authenticator
+from service.transport.call_sink import CallSink
+from service.transport.convert import event_encoder, to_delivery, to_request
+from service.transport.session_call import SessionCall
+from service.transport.status import StatusError, end_with, status_boundary
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
+
+_generate_response = event_encoder(generation_pb2.GenerateResponse)
+_resume_response = event_encoder(generation_pb2.ResumeResponse)
+
+_Context = grpc.aio.ServicerContext
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """At most one message of a stream is being written; gRPC's flow control sets the pace."""
+    """At most one message of a call is being written; gRPC's flow control sets the pace."""
 
-    def __init__(self, pipeline: Pipeline, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pipeline: Pipeline, authenticator: Authenticator) -> None:
         self._pipeline = pipeline
-        self._clock = clock
+        self._authenticator = authenticator
+        self._sessions: set[SessionCall] = set()
+
+    @property
+    def sessions_open(self) -> int:
+        """Number of session calls."""
+        return len(self._sessions)
+
+    def sweep(self, now: float, stall_limit_s: float) -> None:
+        """Look for sessions whose callers take nothing."""
+        for session in list(self._sessions):
+            session.sweep(now, stall_limit_s)
 
     async def Generate(  # type: ignore[override]  # the stubs know handlers that yield only
-        self, request: generation_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: generation_pb2.GenerateRequest, context: "_Context[Any, Any]"
     ) -> None:
         """One request, one stream.
 
-        Writes itself instead of yielding, so that a cancellation arrives here, where the
-        pipeline's generator is closed at once, and not in gRPC's loop over it.
+        Writes itself instead of yielding, so that a cancellation arrives here, where it is
+        acted on at once, and not in gRPC's loop over a generator.
         """
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else self._clock() + remaining
         try:
             with status_boundary():
-                async with aclosing(
-                    self._pipeline.generate(to_request(request), deadline)
-                ) as events:
-                    async for event in events:
-                        await context.write(from_event(event))
+                with self._refusals_counted():
+                    caller = self._authenticator.caller_of(context.invocation_metadata())
+                    wanted = to_request(request)
+                    validation.check_without_credit(wanted.delivery)
+                generation = await self._pipeline.open(
+                    wanted, caller.tenant, context.time_remaining()
+                )
+                sink = CallSink()
+                reader = self._pipeline.read(generation, sink)
+                await sink.write_out(generation, reader, context, _generate_response)
         except StatusError as error:
-            await context.abort_with_status(error.status)
+            await end_with(error.status, context)
+
+    async def Session(  # type: ignore[override]  # as above
+        self, _: object, context: "_Context[Any, Any]"
+    ) -> None:
+        """Many requests on one stream."""
+        try:
+            with status_boundary():
+                session = SessionCall(self._pipeline, self._authenticator, context)
+                self._sessions.add(session)
+                try:
+                    await session.run()
+                finally:
+                    self._sessions.discard(session)
+        except StatusError as error:
+            await end_with(error.status, context)
+
+    async def Resume(  # type: ignore[override]  # as above
+        self, request: generation_pb2.ResumeRequest, context: "_Context[Any, Any]"
+    ) -> None:
+        """Read a stream on."""
+        try:
+            with status_boundary():
+                caller = self._authenticator.caller_of(context.invocation_metadata())
+                delivery = to_delivery(request.stream)
+                validation.check_without_credit(delivery)
+                sink = CallSink()
+                generation, reader = self._pipeline.resume(
+                    request.stream_id, caller.tenant, request.next_token_index, delivery, sink
+                )
+                await sink.write_out(generation, reader, context, _resume_response)
+        except StatusError as error:
+            await end_with(error.status, context)
 
     async def Cancel(
-        self, request: generation_pb2.CancelRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: generation_pb2.CancelRequest, context: "_Context[Any, Any]"
     ) -> generation_pb2.CancelResponse:
         """End a running stream."""
         try:
             with status_boundary():
-                self._pipeline.cancel(request.stream_id)
+                caller = self._authenticator.caller_of(context.invocation_metadata())
+                self._pipeline.cancel(request.stream_id, caller.tenant)
         except StatusError as error:
-            await context.abort_with_status(error.status)
+            await end_with(error.status, context)
         return generation_pb2.CancelResponse()
+
+    @contextmanager
+    def _refusals_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except ServiceError as error:
+            self._pipeline.refused(error)
+            raise

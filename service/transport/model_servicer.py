@@ -9,6 +9,7 @@ from service.admission import validation
 from service.admission.gate import Gate
 from service.domain import ModelCard
 from service.engine.protocol import EngineClient
+from service.transport.authentication import Authenticator
 from service.transport.convert import from_model
 from service.transport.status import StatusError, status_boundary
 from tokenstream.v1 import model_pb2, model_pb2_grpc
@@ -17,9 +18,16 @@ from tokenstream.v1 import model_pb2, model_pb2_grpc
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """Answers from the engine, while the gate is open; what costs time takes a place."""
 
-    def __init__(self, engine: EngineClient, gate: Gate, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        gate: Gate,
+        authenticator: Authenticator,
+        max_request_bytes: int,
+    ) -> None:
         self._engine = engine
         self._gate = gate
+        self._authenticator = authenticator
         self._max_request_bytes = max_request_bytes
 
     async def ListModels(
@@ -28,7 +36,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """All models."""
         try:
             with status_boundary():
-                return model_pb2.ListModelsResponse(models=[from_model(self._model(request))])
+                return model_pb2.ListModelsResponse(
+                    models=[from_model(self._model(request, context))]
+                )
         except StatusError as error:
             await context.abort_with_status(error.status)
 
@@ -38,7 +48,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """One model."""
         try:
             with status_boundary():
-                model = self._model(request, request.model)
+                model = self._model(request, context, request.model)
                 return model_pb2.GetModelResponse(model=from_model(model))
         except StatusError as error:
             await context.abort_with_status(error.status)
@@ -49,7 +59,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Text to token ids."""
         try:
             with status_boundary():
-                validation.check_text(request.text, self._model(request, request.model))
+                validation.check_text(request.text, self._model(request, context, request.model))
                 special = not request.HasField("add_special_tokens") or request.add_special_tokens
                 with self._gate.admitted():
                     ids = await self._engine.tokenize(request.text, add_special_tokens=special)
@@ -63,7 +73,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Token ids to text."""
         try:
             with status_boundary():
-                validation.check_token_ids(request.token_ids, self._model(request, request.model))
+                validation.check_token_ids(
+                    request.token_ids, self._model(request, context, request.model)
+                )
                 skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
                 with self._gate.admitted():
                     text = await self._engine.detokenize(
@@ -73,8 +85,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         except StatusError as error:
             await context.abort_with_status(error.status)
 
-    def _model(self, request: Message, name: str = "") -> ModelCard:
+    def _model(
+        self, request: Message, context: grpc.aio.ServicerContext[Any, Any], name: str = ""
+    ) -> ModelCard:
         """Check what all calls have in common, and give the model they ask for."""
+        self._authenticator.caller_of(context.invocation_metadata())
         self._gate.check_open()
         validation.check_size(request.ByteSize(), self._max_request_bytes)
         validation.check_model(name, self._engine.model)

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.transport.generation_servicer import GenerationServicer
 from service.transport.model_servicer import ModelServicer
+from service.transport.tls import TlsFiles, server_credentials
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 
 GENERATION_SERVICE = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
@@ -57,13 +58,17 @@ class Server:
             self._server,
         )
 
-    async def start(self, address: str) -> int:
+    async def start(self, address: str, tls: TlsFiles | None = None) -> int:
         """Listen on `host:port`; port 0 takes a free one. Returns the port.
 
-        Raises `CannotListenError`.
+        Raises `CannotListenError`, and `TlsFilesError` where there are such files.
         """
+        credentials = None if tls is None else server_credentials(tls)
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise CannotListenError(f"cannot listen on {address}: {error}") from error
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -7,7 +7,8 @@ its text, and goes to the log.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import grpc
 import structlog
@@ -18,18 +19,30 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from service.errors import (
+    ActionMissing,
+    BrokenOff,
     DeadlineExceeded,
+    IdNotNew,
+    IdUnknown,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    PositionOutOfRange,
     RequestFailed,
     ServiceError,
     StreamNotFound,
+    Unauthenticated,
     Unavailable,
 )
 from service.pipeline import is_being_cancelled
 
 DOMAIN = "tokenstream"
+
+# For a status to go out. gRPC sends it behind what the caller has not taken yet, so it can stay.
+LAST_WORDS_S = 5.0
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +50,12 @@ _CODES: tuple[tuple[type[ServiceError], int], ...] = (
     (InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (ModelNotFound, code_pb2.NOT_FOUND),
     (StreamNotFound, code_pb2.NOT_FOUND),
+    (Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (PositionOutOfRange, code_pb2.OUT_OF_RANGE),
+    (BrokenOff, code_pb2.ABORTED),
+    (IdNotNew, code_pb2.ALREADY_EXISTS),
+    (IdUnknown, code_pb2.NOT_FOUND),
+    (ActionMissing, code_pb2.INVALID_ARGUMENT),
     (Overloaded, code_pb2.RESOURCE_EXHAUSTED),
     (Unavailable, code_pb2.UNAVAILABLE),
     (DeadlineExceeded, code_pb2.DEADLINE_EXCEEDED),
@@ -72,6 +91,13 @@ def to_status(error: ServiceError) -> status_pb2.Status:
         delay.FromMicroseconds(round(error.retry_after_s * 1e6))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(code=code, message=str(error), details=[_packed(d) for d in details])
+
+
+async def end_with(status: grpc.Status, context: "grpc.aio.ServicerContext[_T, _U]") -> None:
+    """End a call with a status, without waiting for ever for a caller that takes nothing."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORDS_S):
+            await context.abort_with_status(status)
 
 
 @contextmanager

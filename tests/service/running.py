@@ -16,6 +16,7 @@ from service.config import ServiceSettings
 from service.engine.protocol import EngineClient
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
+from service.transport.tls import TlsFiles
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc, model_pb2_grpc
 
@@ -104,6 +105,7 @@ class RunningService:
         return (
             self.service.gate.held == 0
             and len(self.service.demultiplexer.router) == 0
+            and len(self.service.directory) == 0
             and not self.engine.running_ids
         )
 
@@ -233,8 +235,8 @@ async def running_service(
     ready = asyncio.Event()
     start = service.server.start
 
-    async def start_and_tell(address: str) -> int:
-        port = await start(address)
+    async def start_and_tell(address: str, tls: TlsFiles | None = None) -> int:
+        port = await start(address, tls)
         listening.set_result(port)
         return port
 

@@ -1,0 +1,42 @@
+"""The one timer behind all delays, and the measurement that the adaptive delay follows."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from service.stream.pacing import DelayGrid
+
+PROBE_EVERY_S = 0.025
+
+
+class FlushTimer:
+    """Fires a grid at the moments it asks for. `clock`: the grid's own."""
+
+    def __init__(self, grid: DelayGrid, clock: Callable[[], float] = time.monotonic) -> None:
+        self._grid = grid
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        grid.on_arm(self._arm)
+
+    def close(self) -> None:
+        """Fire no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, at_ms: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # uvloop's timers have whole milliseconds and may be early by a part of one.
+        delay_s = max(0.0, at_ms / 1000 - self._clock()) + 0.0005
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._grid.fire)
+
+
+async def probe_event_loop(observe: Callable[[float], None]) -> None:
+    """Measure for ever how much later than planned the event loop comes round, in seconds."""
+    loop = asyncio.get_running_loop()
+    while True:
+        planned = time.monotonic() + PROBE_EVERY_S
+        woken: asyncio.Future[None] = loop.create_future()
+        loop.call_later(PROBE_EVERY_S, woken.set_result, None)
+        await woken
+        observe(max(0.0, time.monotonic() - planned))

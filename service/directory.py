@@ -1,0 +1,87 @@
+"""Which streams there are, whose they are, and when their time is over.
+
+Rules:
+
+1. A stream is found by its id and its tenant together; a wrong tenant is as good as a wrong id.
+2. A stream that cannot be resumed is in it from its submission until it has settled, one that can
+   until its time to live has passed.
+3. `sweep` is called again and again; it breaks stalled readers off and lets streams expire. Times
+   are met to the sweep's interval.
+
+Bound: the gate's limit of streams that run, and `most_retained` that have settled; of those the
+oldest goes first.
+"""
+
+from collections import OrderedDict
+
+from service.errors import StreamNotFound, StreamStalled
+from service.generation import Generation
+from service.telemetry.outcomes import Outcome
+
+
+class Directory:
+    """See the rules above. `stall_limit_s`: seconds that a reader may take nothing."""
+
+    def __init__(self, stall_limit_s: float, most_retained: int) -> None:
+        self._stall_limit_s = stall_limit_s
+        self._most_retained = most_retained
+        self._running: dict[str, Generation] = {}
+        self._retained: OrderedDict[str, Generation] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Streams in it, settled ones included."""
+        return len(self._running) + len(self._retained)
+
+    @property
+    def detached(self) -> int:
+        """Streams that run without a reader."""
+        return sum(1 for g in self._running.values() if g.reader is None and g.resumable)
+
+    @property
+    def retained(self) -> int:
+        """Streams that have settled and can be read again."""
+        return len(self._retained)
+
+    def add(self, generation: Generation) -> None:
+        """Enter a stream that begins."""
+        self._running[generation.stream_id] = generation
+
+    def settled(self, generation: Generation) -> None:
+        """Take notice that a stream has settled."""
+        if self._running.pop(generation.stream_id, None) is None:
+            return  # it never began
+        if generation.resumable and generation.outcome is not Outcome.EXPIRED:
+            self._retained[generation.stream_id] = generation
+            if len(self._retained) > self._most_retained:
+                self._retained.popitem(last=False)
+
+    def find(self, stream_id: str, tenant: str) -> Generation:
+        """Return a tenant's stream that can be read on. Raises `StreamNotFound`."""
+        generation = self._running.get(stream_id) or self._retained.get(stream_id)
+        if generation is None or generation.tenant != tenant or not generation.resumable:
+            raise StreamNotFound
+        return generation
+
+    def find_running(self, stream_id: str, tenant: str) -> Generation:
+        """Return a tenant's stream that has not settled. Raises `StreamNotFound`."""
+        generation = self._running.get(stream_id)
+        if generation is None or generation.tenant != tenant:
+            raise StreamNotFound
+        return generation
+
+    def sweep(self, now: float) -> None:
+        """Break off readers that have stalled, and forget what has expired."""
+        for generation in list(self._running.values()):
+            reader = generation.reader
+            if reader is not None:
+                if reader.stalled(now, self._stall_limit_s):
+                    reader.break_off(StreamStalled(self._stall_limit_s))
+            elif generation.expires_at is not None and now >= generation.expires_at:
+                generation.settle(Outcome.EXPIRED)
+        for generation in list(self._retained.values()):
+            reader = generation.reader
+            if reader is not None:
+                if reader.stalled(now, self._stall_limit_s):
+                    reader.break_off(StreamStalled(self._stall_limit_s))
+            elif generation.expires_at is not None and now >= generation.expires_at:
+                del self._retained[generation.stream_id]

@@ -1,0 +1,110 @@
+"""A session at work: its caller's actions, carried out on the pipeline.
+
+One task for each request that is being opened, none for one that is being read.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from service.errors import IdNotNew, IdUnknown, ServiceError
+from service.pipeline import Pipeline
+from service.session.frame import ActionKind, Credit, Resume, Start
+from service.session.session import Session
+
+
+class SessionDriver:
+    """Owns a session and the requests that it opens. `wake`: see `Session`."""
+
+    def __init__(self, pipeline: Pipeline, wake: Callable[[], None]) -> None:
+        self._pipeline = pipeline
+        self.session = Session(wake)
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._cancel_when_opened: set[int] = set()
+
+    def start(self, start: Start) -> None:
+        """Begin a request."""
+        if self._take_id(start.id, ActionKind.START):
+            task = asyncio.create_task(self._open(start))
+            self._opening[start.id] = task
+
+    def resume(self, resume: Resume) -> None:
+        """Read a stream on."""
+        if not self._take_id(resume.id, ActionKind.RESUME):
+            return
+        session = self.session
+        try:
+            generation, reader = self._pipeline.resume(
+                resume.stream_id,
+                resume.tenant,
+                resume.position,
+                resume.delivery,
+                session,
+                resume.id,
+            )
+        except ServiceError as error:
+            session.not_opened(resume.id, error)
+        else:
+            session.opened(resume.id, generation, reader)
+
+    def refuse(self, request_id: int, action: ActionKind, why: ServiceError) -> None:
+        """Fail a request that may not even be tried."""
+        if self._take_id(request_id, action):
+            self._pipeline.refused(why)
+            self.session.not_opened(request_id, why)
+
+    def cancel(self, request_id: int) -> None:
+        """End a request on purpose; its end is told as any other."""
+        session = self.session
+        generation = session.generation(request_id)
+        if generation is not None:
+            self._pipeline.cancel_generation(generation)
+        elif session.is_open(request_id):
+            self._cancel_when_opened.add(request_id)
+        else:
+            session.reject(request_id, ActionKind.CANCEL, IdUnknown(request_id))
+
+    def grant(self, credit: Credit) -> None:
+        """Let more be delivered."""
+        self.session.grant(credit)
+
+    def close(self, request_id: int) -> None:
+        """Stop reading a request."""
+        if not self.session.is_open(request_id):
+            self.session.reject(request_id, ActionKind.CLOSE, IdUnknown(request_id))
+            return
+        task = self._opening.get(request_id)
+        if task is not None:
+            task.cancel()
+        self.session.close(request_id)
+
+    def end(self) -> None:
+        """End or detach every request: the session's call has ended."""
+        for task in self._opening.values():
+            task.cancel()
+        self.session.leave()
+
+    def _take_id(self, request_id: int, action: ActionKind) -> bool:
+        try:
+            self.session.open(request_id)
+        except IdNotNew as error:
+            self.session.reject(request_id, action, error)
+            return False
+        return True
+
+    async def _open(self, start: Start) -> None:
+        session, request_id = self.session, start.id
+        try:
+            generation = await self._pipeline.open(start.request, start.tenant, start.timeout_s)
+        except ServiceError as error:
+            session.not_opened(request_id, error)
+        except asyncio.CancelledError:
+            session.not_opened(request_id, None)
+            raise
+        else:
+            reader = self._pipeline.read(generation, session, request_id)
+            session.opened(request_id, generation, reader)
+            if request_id in self._cancel_when_opened:
+                self._pipeline.cancel_generation(generation)
+        finally:
+            self._cancel_when_opened.discard(request_id)
+            del self._opening[request_id]

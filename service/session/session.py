@@ -1,0 +1,192 @@
+"""One session: many requests, whose messages leave together.
+
+No I/O: actions go in, frames come out; opening a request is the caller's task (`opening`).
+
+Rules:
+
+1. Ids are the caller's and only grow, so that no late message can mean another request.
+2. A frame has, of every request that is due, one delta of at most the request's own bound, until
+   the frame is full; then those that were left out come first in the next one. So nobody waits
+   longer than all others' deltas take.
+3. While a frame is being written, what comes merges into the next one.
+4. A request that fails, and a message that cannot be followed, are told for their id alone.
+5. The session is over when its caller has closed its side and no request is left, or when the
+   call breaks; then each request is left, and ends or detaches as it asked.
+
+Bounds: the gate's limit of requests; `MOST_NOTICES` notices (rejections and failures) before
+no more of the caller's messages are read (`is_full`), until it takes them.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from service.errors import IdNotNew, IdUnknown, ServiceError
+from service.generation import Generation
+from service.session.frame import ActionKind, Credit, Frame
+from service.stream.reader import StreamReader
+
+MOST_TOKENS_PER_FRAME = 32_768
+MOST_NOTICES = 1024
+
+
+class Session:
+    """See the rules above. `wake` is called when there is something to write, or it is over."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._last_id = 0
+        self._opening: set[int] = set()
+        self._reading: dict[int, tuple[Generation, StreamReader]] = {}
+        self._limits: dict[int, int] = {}  # credit that came while the request was being opened
+        self._ready: deque[StreamReader] = deque()
+        self._notices = Frame()
+        self._input_closed = False
+        self._idle = True  # `next_frame` had nothing to say
+        # Of its writer's progress, kept by the writer.
+        self.sending = False
+        self.sent = 0
+
+    # -- what the caller wants ---------------------------------------------------------------
+
+    def open(self, request_id: int) -> None:
+        """Begin to open a request. Raises `IdNotNew`."""
+        if request_id <= self._last_id:
+            raise IdNotNew(request_id, self._last_id)
+        self._last_id = request_id
+        self._opening.add(request_id)
+
+    def opened(self, request_id: int, generation: Generation, reader: StreamReader) -> None:
+        """Read a request that was opened; it must not have been closed meanwhile."""
+        self._opening.discard(request_id)
+        self._reading[request_id] = (generation, reader)
+        self._notices.started.append((request_id, generation.started()))
+        limit = self._limits.pop(request_id, None)
+        if limit is not None:
+            reader.grant(limit)
+        self._wake()
+
+    def not_opened(self, request_id: int, failure: ServiceError | None) -> None:
+        """Tell that a request could not be opened; None: it was closed, and nobody is told."""
+        self._opening.discard(request_id)
+        self._limits.pop(request_id, None)
+        if failure is not None:
+            self._notices.failed.append((request_id, failure))
+        self._wake()
+
+    def is_open(self, request_id: int) -> bool:
+        """Whether a request is being opened or read."""
+        return request_id in self._reading or request_id in self._opening
+
+    def generation(self, request_id: int) -> Generation | None:
+        """A request that is being read."""
+        reading = self._reading.get(request_id)
+        return None if reading is None else reading[0]
+
+    def grant(self, credit: Credit) -> None:
+        """Let more be delivered."""
+        for request_id, limit in zip(credit.ids, credit.token_limits, strict=False):
+            reading = self._reading.get(request_id)
+            if reading is not None:
+                reading[1].grant(limit)
+            elif request_id in self._opening:
+                self._limits[request_id] = max(limit, self._limits.get(request_id, 0))
+            else:
+                self.reject(request_id, ActionKind.CREDIT, IdUnknown(request_id))
+
+    def close(self, request_id: int) -> None:
+        """Stop reading a request, as if its call had broken."""
+        self._opening.discard(request_id)
+        reading = self._reading.pop(request_id, None)
+        if reading is not None:
+            generation, reader = reading
+            generation.leave(reader)
+        self._wake()
+
+    def reject(self, request_id: int, action: ActionKind, why: ServiceError) -> None:
+        """Tell that a message cannot be followed."""
+        self._notices.rejected.append((request_id, action, why))
+        self._wake()
+
+    def close_input(self) -> None:
+        """Take notice that no more messages of the caller's will come."""
+        self._input_closed = True
+        self._wake()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the caller has to take its notices before it may say more."""
+        return len(self._notices.rejected) + len(self._notices.failed) >= MOST_NOTICES
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come any more; `next_frame` may still have something."""
+        return self._input_closed and not self._reading and not self._opening
+
+    # -- what the readers have ---------------------------------------------------------------
+
+    def ready(self, reader: StreamReader) -> None:
+        """See `Sink.ready`."""
+        self._ready.append(reader)
+        if self._idle:
+            self._idle = False
+            self._wake()
+
+    def broken_off(self, reader: StreamReader) -> None:
+        """See `Sink.broken_off`."""
+        self.ready(reader)
+
+    def next_frame(self) -> Frame | None:
+        """Make the next message; None if there is nothing to say."""
+        notices = self._notices
+        if not (self._ready or notices.started or notices.failed or notices.rejected):
+            self._idle = True
+            return None
+        self._idle = False
+        frame, self._notices = notices, Frame()
+        ready, self._ready = self._ready, deque()
+        ids, firsts, counts = frame.ids, frame.first_token_indexes, frame.token_counts
+        token_ids, texts = frame.token_ids, frame.texts
+        while ready:
+            reader = ready.popleft()
+            if reader.closed:
+                if reader.broken is not None:
+                    self._end(frame, reader)
+                continue
+            delta = reader.take()
+            if delta is not None:
+                first, tokens, text = delta
+                ids.append(reader.tag)
+                firsts.append(first)
+                counts.append(len(tokens))
+                token_ids.extend(tokens)
+                texts.append(text)
+            if reader.exhausted:
+                self._end(frame, reader)
+            if len(token_ids) >= MOST_TOKENS_PER_FRAME:
+                ready.extend(self._ready)
+                self._ready = ready
+                break
+        return frame
+
+    def leave(self) -> None:
+        """Leave all requests: the call has ended, one way or the other."""
+        self._opening.clear()
+        reading, self._reading = self._reading, {}
+        for generation, reader in reading.values():
+            generation.leave(reader)
+
+    def _end(self, frame: Frame, reader: StreamReader) -> None:
+        reading = self._reading.get(reader.tag)
+        if reading is None or reading[1] is not reader:
+            return
+        del self._reading[reader.tag]
+        generation = reading[0]
+        failure = reader.broken or reader.stream.failure
+        if failure is None:
+            generation.complete()
+            frame.finished.append((reader.tag, generation.finished()))
+        else:
+            frame.failed.append((reader.tag, failure))
+            if reader.broken is None:
+                generation.complete()
+        generation.leave(reader)

@@ -1,0 +1,79 @@
+"""What lies between one stream's reader and the call that it is written to."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from service.generation import Generation
+from service.stream.reader import StreamReader
+from service.transport.wakeup import Wakeup
+
+
+class CallSink:
+    """A `Sink` for a call of its own, made by the task that handles the call.
+
+    A reader that is broken off while its caller takes nothing is stuck in a write, and that is
+    ended by cancelling the task; `write_out` turns the cancellation into the reader's error.
+    """
+
+    __slots__ = ("_task", "_wakeup")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._wakeup = Wakeup()
+
+    def ready(self, reader: StreamReader) -> None:
+        """See `Sink.ready`."""
+        self._wakeup.set()
+
+    def broken_off(self, reader: StreamReader) -> None:
+        """See `Sink.broken_off`."""
+        if reader.sending and self._task is not None:
+            self._task.cancel()
+        self._wakeup.set()
+
+    async def write_out(
+        self,
+        generation: Generation,
+        reader: StreamReader,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        encode: Any,
+    ) -> None:
+        """Write a stream's events from its start to its end; then the reader has left.
+
+        `encode`: from an event to the message. Raises what the stream failed of, and what the
+        reader was broken off for.
+        """
+        try:
+            await self._write(encode(generation.started()), reader, context)
+            take, wait = reader.take, self._wakeup.wait
+            while not reader.exhausted:
+                await wait()
+                if reader.broken is not None:
+                    raise reader.broken
+                delta = take()
+                if delta is not None:
+                    await self._write(encode(delta), reader, context)
+            generation.complete()
+            failure = reader.stream.failure
+            if failure is not None:
+                raise failure
+            await self._write(encode(generation.finished()), reader, context)
+        except asyncio.CancelledError:
+            if reader.broken is None or self._task is None or self._task.uncancel() > 0:
+                raise  # the caller has gone
+            raise reader.broken from None
+        finally:
+            generation.leave(reader)
+
+    async def _write(
+        self,
+        message: Any,
+        reader: StreamReader,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> None:
+        reader.sending = True
+        await context.write(message)
+        reader.sending = False
+        reader.sent += 1

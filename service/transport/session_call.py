@@ -1,0 +1,131 @@
+"""One `Session` call: a loop that reads the caller's messages, and one that writes frames."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from service.errors import ActionMissing, ServiceError, StreamStalled, Unauthenticated
+from service.pipeline import Pipeline
+from service.session.driver import SessionDriver
+from service.session.frame import ActionKind, Resume, Start
+from service.transport.authentication import Authenticator
+from service.transport.convert import to_delivery, to_request
+from service.transport.convert_session import from_frame, timeout_of, to_credit
+from service.transport.wakeup import Wakeup
+from tokenstream.v1 import generation_pb2
+
+
+class SessionCall:
+    """See above. `caller`: the call's own tenant; None if every request has to name one."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        authenticator: Authenticator,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> None:
+        self._authenticator = authenticator
+        self._caller = authenticator.session_caller(context.invocation_metadata())
+        self._context = context
+        self._wakeup = Wakeup()
+        self._room = Wakeup()
+        self._driver = SessionDriver(pipeline, self._wakeup.set)
+        self._task = asyncio.current_task()
+        self._broken: ServiceError | None = None
+        self._seen_sent = -1
+        self._seen_at = 0.0
+
+    async def run(self) -> None:
+        """Serve the session to its end. Raises what it was broken off for."""
+        reading = asyncio.create_task(self._read())
+        try:
+            await self._write(reading)
+        except asyncio.CancelledError:
+            if self._broken is None or self._task is None or self._task.uncancel() > 0:
+                raise  # the caller has gone
+            raise self._broken from None
+        finally:
+            reading.cancel()
+            self._driver.end()
+            await asyncio.wait([reading])
+
+    def sweep(self, now: float, limit_s: float) -> None:
+        """Break the session off if its caller has taken nothing for the limit; call it often."""
+        session = self._driver.session
+        if not session.sending or session.sent != self._seen_sent:
+            self._seen_sent, self._seen_at = session.sent, now
+        elif now - self._seen_at >= limit_s and self._broken is None:
+            self._broken = StreamStalled(limit_s)
+            if self._task is not None:
+                self._task.cancel()
+
+    async def _write(self, reading: "asyncio.Task[None]") -> None:
+        session, write = self._driver.session, self._context.write
+        while True:
+            frame = session.next_frame()
+            if frame is not None:
+                self._room.set()
+                session.sending = True
+                await write(from_frame(frame))
+                session.sending = False
+                session.sent += 1
+            elif reading.done() and (session.is_over or reading.exception() is not None):
+                return reading.result()
+            else:
+                await self._wakeup.wait()
+
+    async def _read(self) -> None:
+        session = self._driver.session
+        try:
+            while (message := await self._context.read()) is not grpc.aio.EOF:
+                self._follow(message)
+                while session.is_full:
+                    await self._room.wait()
+        finally:
+            session.close_input()
+            # Once this task is done, for which the writer looks.
+            asyncio.get_running_loop().call_soon(self._wakeup.set)
+
+    def _follow(self, message: generation_pb2.SessionRequest) -> None:
+        driver = self._driver
+        match message.WhichOneof("action"):
+            case "start":
+                self._start(message.start)
+            case "cancel":
+                driver.cancel(message.cancel.id)
+            case "credit":
+                driver.grant(to_credit(message.credit))
+            case "resume":
+                self._resume(message.resume)
+            case "close":
+                driver.close(message.close.id)
+            case _:
+                driver.session.reject(0, ActionKind.NONE, ActionMissing())
+
+    def _start(self, start: generation_pb2.SessionStart) -> None:
+        try:
+            caller = self._authenticator.caller_of_key(start.api_key, self._caller)
+        except Unauthenticated as error:
+            self._driver.refuse(start.id, ActionKind.START, error)
+            return
+        self._driver.start(
+            Start(start.id, to_request(start.request), caller.tenant, timeout_of(start))
+        )
+
+    def _resume(self, resume: generation_pb2.SessionResume) -> None:
+        request = resume.request
+        try:
+            caller = self._authenticator.caller_of_key(resume.api_key, self._caller)
+        except Unauthenticated as error:
+            self._driver.refuse(resume.id, ActionKind.RESUME, error)
+            return
+        self._driver.resume(
+            Resume(
+                resume.id,
+                request.stream_id,
+                request.next_token_index,
+                to_delivery(request.stream),
+                caller.tenant,
+            )
+        )

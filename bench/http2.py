@@ -131,7 +131,9 @@ class Connection:
             elif kind != _HEADERS:
                 self._control(kind, flags, stream, data[begin:stop])
             if (kind in (_DATA, _HEADERS) and flags & _END_STREAM) or kind == _RST_STREAM:
-                del open_[stream], self._windows[stream]
+                # A server that ends a call early does both: END_STREAM and then RST_STREAM.
+                open_.pop(stream, None)
+                self._windows.pop(stream, None)
         self._buffer = data[start:]
         if self._waiting or self._out:
             self.flush()

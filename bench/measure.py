@@ -15,7 +15,15 @@ from bench import affinity
 from bench.cases import Case
 from bench.dialects.dialect import Workload
 from bench.load import Outcome
-from bench.processes import ProcessFailed, cpu_s, last_words, peak_bytes, reset_peak, started
+from bench.processes import (
+    ProcessFailed,
+    cpu_s,
+    heard,
+    peak_bytes,
+    reset_peak,
+    started,
+    tell,
+)
 from bench.servers import BENCH_PYTHON, SERVERS, Server, Setup
 from bench.table import Result, Run
 
@@ -34,22 +42,12 @@ class Load:
     log: Path
     profile: str | None = None
 
-    def wait(self) -> str:
-        """Return its next line. Raises `ProcessFailed` if it ended instead."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise ProcessFailed(f"the load generator gave up:\n{last_words(self.log)}")
-        return line
-
     def run(self) -> Run:
         """Apply the load once."""
         with self._profiled():
             before = {name: (cpu_s(pid), reset_peak(pid)) for name, pid in self.frontends.items()}
-            assert self.process.stdin is not None
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-            told = json.loads(self.wait())
+            tell(self.process)
+            told = json.loads(heard(self.process, self.log))
             outcome = Outcome(**told | {"wrong": tuple(told["wrong"])})
             return Run(
                 outcome,
@@ -115,9 +113,8 @@ def _load_on(case: Case, server: Server, work: Workload, setup: Setup) -> Iterat
     }
     command = [python, "-m", "bench.load", json.dumps(told)]
     with started(command, {}, setup.log, talks=True) as process:
-        load = Load(process, server.frontends, setup.log)
-        load.wait()
-        yield load
+        heard(process, setup.log)
+        yield Load(process, server.frontends, setup.log)
 
 
 @contextmanager
@@ -128,6 +125,5 @@ def _load_on_engine(work: Workload, setup: Setup) -> Iterator[Load]:
     command = [sys.executable, "-m", "bench.floor_engine", json.dumps(told)]
     environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     with started(command, environment, setup.log, talks=True) as process:
-        load = Load(process, {"client": process.pid}, setup.log)
-        load.wait()
-        yield load
+        heard(process, setup.log)
+        yield Load(process, {"client": process.pid}, setup.log)

@@ -54,6 +54,23 @@ def started(
             process.stdout.close()
 
 
+def tell(process: subprocess.Popen[str]) -> None:
+    """Write a line to a process that talks."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended: its answer will be missed
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def heard(process: subprocess.Popen[str], log: Path) -> str:
+    """Return the next line of a process that talks. Raises `ProcessFailed` if it ended instead."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ProcessFailed(f"a load generator gave up:\n{last_words(log)}")
+    return line
+
+
 def last_words(log: Path) -> str:
     """Return the end of a log, for people."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -1,10 +1,12 @@
 """Our `GenerationService.Generate`."""
 
 from bench import grpc_wire
-from bench.dialects.answers import wrong_text, wrong_tokens
 from bench.dialects.dialect import CallEach, Reading, Workload
-from bench.wire import Record, Wire
+from bench.dialects.stream import Stream
+from bench.wire import Pieces, Record, Wire
 from tokenstream.v1 import generation_pb2 as pb
+
+PATH = "/tokenstream.v1.GenerationService/Generate"
 
 
 def generate_request(work: Workload, prompt: list[int]) -> pb.GenerateRequest:
@@ -21,8 +23,7 @@ class Generate(CallEach):
 
     def wire(self, address: str, work: Workload) -> Wire:
         """See `Dialect`."""
-        path = "/tokenstream.v1.GenerationService/Generate"
-        return grpc_wire.GrpcWire(address, path, work.connections)
+        return grpc_wire.GrpcWire(address, PATH, work.connections)
 
     def request(self, work: Workload, prompt: list[int], name: str) -> bytes:
         """See `CallEach`."""
@@ -30,18 +31,20 @@ class Generate(CallEach):
 
     def read_one(self, record: Record, answer: list[int]) -> Reading:
         """See `CallEach`."""
-        times: list[float] = []
-        tokens: list[int] = []
-        text = ""
-        finished = False
-        for at, raw in grpc_wire.messages(record.pieces):
-            message = pb.GenerateResponse.FromString(raw)
-            finished = message.WhichOneof("event") == "finished"
-            if message.WhichOneof("event") == "delta":
-                if message.delta.first_token_index != len(tokens):
-                    return Reading(times, f"a gap at token {len(tokens)}")
-                times.append(at)
-                tokens.extend(message.delta.token_ids)
-                text += message.delta.text
-        wrong = wrong_tokens(tokens, answer) or wrong_text(text, answer)
-        return Reading(times, wrong or (None if finished else "no finished event"))
+        return read_stream(record.pieces).read(answer)
+
+
+def read_stream(pieces: Pieces) -> Stream:
+    """Read what has come of a call."""
+    stream = Stream()
+    for at, raw in grpc_wire.messages(pieces):
+        message = pb.GenerateResponse.FromString(raw)
+        match message.WhichOneof("event"):
+            case "started":
+                stream.start()
+            case "delta":
+                delta = message.delta
+                stream.go_on(at, delta.first_token_index, list(delta.token_ids), delta.text)
+            case "finished":
+                stream.finish(message.finished.usage.completion_tokens)
+    return stream

@@ -1,67 +1,15 @@
 """Our `GenerationService.Session`: many requests on one call."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from bench import grpc_wire
-from bench.dialects.answers import wrong_text, wrong_tokens
-from bench.dialects.dialect import Brought, Reading, Workload
+from bench.dialects.dialect import Brought, Workload
 from bench.dialects.generate import generate_request
+from bench.dialects.stream import Stream
 from bench.wire import LoadFailed, Record, Wire
 from tokenstream.v1 import generation_pb2 as pb
 
 PATH = "/tokenstream.v1.GenerationService/Session"
-
-
-@dataclass(slots=True)
-class Stream:
-    """What came of one request. `wrong`: the first thing that broke the grammar."""
-
-    times: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    started: bool = False
-    finished: bool = False
-    wrong: str | None = None
-
-    def must(self, holds: bool, else_wrong: str) -> None:
-        """Note what is wrong unless a rule holds; the first one stays."""
-        if not holds and self.wrong is None:
-            self.wrong = else_wrong
-
-    def start(self) -> None:
-        """Take `SessionStarted`."""
-        self.must(not self.started, "started twice")
-        self.started = True
-
-    def go_on(self, at: float, first: int, tokens: list[int], text: str) -> None:
-        """Take one entry of `SessionDeltas`."""
-        self.must(self.started, "a delta before its start")
-        self.must(not self.finished, "a delta after its end")
-        self.must(first == len(self.tokens), f"a gap at token {len(self.tokens)}")
-        self.times.append(at)
-        self.tokens.extend(tokens)
-        self.texts.append(text)
-
-    def finish(self, usage: pb.Usage) -> None:
-        """Take `SessionFinished`."""
-        self.must(self.started, "finished before its start")
-        self.must(not self.finished, "finished twice")
-        self.must(
-            usage.completion_tokens == len(self.tokens),
-            f"a usage of {usage.completion_tokens} tokens after {len(self.tokens)}",
-        )
-        self.finished = True
-
-    def read(self, answer: list[int]) -> Reading:
-        """Hold a whole stream against the tokens that should have come."""
-        wrong = (
-            self.wrong
-            or wrong_tokens(self.tokens, answer)
-            or wrong_text("".join(self.texts), answer)
-            or (None if self.finished else "no finished event")
-        )
-        return Reading(self.times, wrong)
 
 
 class Streams(dict[int, Stream]):
@@ -109,7 +57,7 @@ def take(streams: Streams, at: float, message: bytes) -> bool:
     for i, first, tokens, text in _entries(response.deltas):
         streams[i].go_on(at, first, tokens, text)
     for finished in response.finished:
-        streams[finished.id].finish(finished.finished.usage)
+        streams[finished.id].finish(finished.finished.usage.completion_tokens)
     for failed in response.failed:
         streams[failed.id].must(False, f"failed: {failed.failure.message}")
     for rejected in response.rejected:

@@ -27,7 +27,7 @@ def _delta(first: int, tokens: list[int], text: str) -> pb.GenerateResponse:
 
 
 _STARTED = pb.GenerateResponse(started=pb.Started(stream_id="s"))
-_FINISHED = pb.GenerateResponse(finished=pb.Finished(reason=pb.FINISH_REASON_LENGTH))
+_FINISHED = pb.GenerateResponse(finished=pb.Finished(usage=pb.Usage(completion_tokens=6)))
 
 
 def _whole() -> list[pb.GenerateResponse]:
@@ -46,8 +46,11 @@ def test_a_whole_stream_is_right_and_has_the_times_of_its_deltas() -> None:
     [
         (lambda m: [m[0], m[2], m[3], m[4]], "a gap at token 0"),
         (lambda m: [*m[:2], m[1], *m[2:]], "a gap at token 2"),
-        (lambda m: [*m[:3], m[4]], "4 tokens of 6"),
+        (lambda m: [*m[:3], m[4]], "a usage of 6 tokens after 4"),
+        (lambda m: m[:3], "4 tokens of 6"),
+        (lambda m: m[1:], "a delta before its start"),
         (lambda m: m[:-1], "no finished event"),
+        (lambda m: [*m, m[-1]], "finished twice"),
         (lambda m: [m[0], _delta(0, [*_ANSWER[:3], 9, *_ANSWER[4:]], ""), m[4]], "token 3 is 9"),
         (lambda m: [m[0], _delta(0, _ANSWER, "".join(_TEXTS)[1:]), m[4]], "the text differs"),
     ],

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from gateway_sse.config import GatewaySettings
 from gateway_sse.routes import EXCEPTION_HANDLERS, Bridge, routes
 from gateway_sse.streams import OpenStreams
-from tokenstream_client import AsyncClient
+from tokenstream_client import AsyncClient, ClientOptions, Tls
 
 _log = logging.getLogger("tokenstream.gateway")
 
@@ -36,13 +36,34 @@ def create_app(settings: GatewaySettings, streams: OpenStreams | None = None) ->
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[_State]:
-        async with AsyncClient(settings.upstream) as client:
+        async with connect(settings) as client:
             yield {"bridge": Bridge(settings, client, streams)}
 
     return Starlette(
         routes=routes(),
         lifespan=lifespan,
         exception_handlers=EXCEPTION_HANDLERS,
+    )
+
+
+def connect(settings: GatewaySettings) -> AsyncClient:
+    """Make the client: one session for all callers, resumed without their noticing.
+
+    Raises OSError if the authorities' file cannot be read, ValueError for a key that may not be
+    sent.
+    """
+    tls: Tls | bool = settings.upstream_tls
+    if settings.upstream_ca_file is not None:
+        tls = Tls(root_certificates=settings.upstream_ca_file.read_bytes())
+    return AsyncClient(
+        settings.upstream,
+        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        tls=tls,
+        options=ClientOptions(
+            # A refusal is the caller's to know, with the time to come back.
+            max_attempts=1,
+            allow_plaintext_keys=settings.allow_plaintext_keys,
+        ),
     )
 
 

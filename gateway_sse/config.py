@@ -1,8 +1,9 @@
 """The bridge's settings: from the environment, or from what the command line passes on."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,6 +29,22 @@ class GatewaySettings(BaseSettings):
         default="127.0.0.1:50051",
         min_length=1,
         description="the service: host:port, or another gRPC name",
+    )
+    upstream_tls: bool = Field(
+        default=False, description="whether the connection to the service is encrypted"
+    )
+    upstream_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that vouch for the service; implies upstream_tls",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="API key for callers that send none; theirs (Authorization: Bearer) go first."
+        " Better in the environment than on the command line",
+    )
+    allow_plaintext_keys: bool = Field(
+        default=False,
+        description="whether API keys may go to a service on another machine without TLS",
     )
     listen: Annotated[str, AfterValidator(_host_and_port)] = Field(
         default="127.0.0.1:8080",

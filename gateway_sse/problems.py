@@ -30,6 +30,7 @@ _STATUSES: Final = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+_UNAUTHENTICATED: Final = 401
 _RETRYABLE: Final = (429, 503)
 _DEFAULT_RETRY_S: Final = 1.0
 
@@ -74,7 +75,11 @@ class Problem:
         }
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that go with it: Retry-After in whole seconds, rounded up."""
+        """Return the headers that go with it: how to log in, or Retry-After in whole seconds,
+        rounded up.
+        """
+        if self.status == _UNAUTHENTICATED:
+            return {"www-authenticate": "Bearer"}
         if self.retry_after_s is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}

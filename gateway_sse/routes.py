@@ -1,8 +1,8 @@
 """What the bridge answers. Every handler is thin: read, call the client, encode."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,8 +32,10 @@ from tokenstream_client import (
     Event,
     Finished,
     Internal,
+    PermissionDenied,
     Started,
     TokenstreamError,
+    Unauthenticated,
 )
 
 _PAGE: Final = Path(__file__).parent / "page"
@@ -98,9 +100,13 @@ async def stream_completion(request: Request) -> Response:
         arguments = requests.from_query(request.query_params.multi_items())
 
     arguments.options.setdefault("max_delay_ms", bridge.settings.default_max_delay_ms)
-    stream = bridge.client.generate(
-        arguments.prompt, timeout=bridge.settings.request_timeout_s, **arguments.options
-    )
+    with _keys_checked():
+        stream = bridge.client.generate(
+            arguments.prompt,
+            timeout=bridge.settings.request_timeout_s,
+            api_key=_api_key(request),
+            **arguments.options,
+        )
     bridge.streams.add(stream)
     try:
         events = aiter(stream)
@@ -172,13 +178,21 @@ class _Answer(EventSourceResponse):
 
 async def cancel_stream(request: Request) -> Response:
     """End a running stream: its reader gets its ``finished`` event, with reason "cancelled"."""
-    await _bridge(request).client.cancel(request.path_params["stream_id"], timeout=_CALL_TIMEOUT_S)
+    with _keys_checked():
+        await _bridge(request).client.cancel(
+            request.path_params["stream_id"],
+            timeout=_CALL_TIMEOUT_S,
+            api_key=_api_key(request),
+        )
     return Response(status_code=204)
 
 
 async def list_models(request: Request) -> Response:
     """Tell what the service serves."""
-    models = await _bridge(request).client.list_models(timeout=_CALL_TIMEOUT_S)
+    with _keys_checked():
+        models = await _bridge(request).client.list_models(
+            timeout=_CALL_TIMEOUT_S, api_key=_api_key(request)
+        )
     return JSONResponse(
         {
             "models": [
@@ -262,6 +276,28 @@ def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Resp
 def _bridge(request: Request) -> Bridge:
     bridge: Bridge = request.state.bridge
     return bridge
+
+
+def _api_key(request: Request) -> str | None:
+    """Return the caller's own key, to be passed on; None: the bridge's default one goes."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise Unauthenticated("the API key cannot be read", reason="MALFORMED_KEY")
+    return key
+
+
+@contextmanager
+def _keys_checked() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # the client's refusal to send a key in the clear
+        raise PermissionDenied(
+            "the gateway passes no keys on: it has no encrypted connection to the service",
+            reason="KEY_NOT_PASSED_ON",
+        ) from error
 
 
 async def _body(request: Request, limit: int) -> bytes:

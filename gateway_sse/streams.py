@@ -4,20 +4,20 @@ from tokenstream_client import AsyncStream, Cancelled, TokenstreamError, Unavail
 
 
 class OpenStreams:
-    """The upstream calls in progress, at most one for each open request."""
+    """The upstream streams in progress, at most one for each open request."""
 
     def __init__(self) -> None:
         self._open: set[AsyncStream] = set()
         self._cut = False
 
     def add(self, stream: AsyncStream) -> None:
-        """Take a stream in, from its call's beginning."""
+        """Take a stream in, from its beginning."""
         self._open.add(stream)
         if self._cut:
             stream.cancel()
 
     def close(self, stream: AsyncStream) -> None:
-        """Cancel a stream's call, if it is not over, and forget it."""
+        """Close a stream, which ends its decoding if it is not over, and forget it."""
         self._open.discard(stream)
         stream.cancel()
 

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.clients.scripted import ScriptedService, scripted_service
-from tokenstream_client import AsyncClient
+from tokenstream_client import AsyncClient, ClientOptions
 
 
 @pytest.fixture
@@ -12,7 +12,12 @@ async def service() -> AsyncIterator[ScriptedService]:
         yield service
 
 
-@pytest.fixture
-async def client(service: ScriptedService) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(service.target) as client:
+@pytest.fixture(params=["session", "calls", "old service"])
+async def client(
+    service: ScriptedService, request: pytest.FixtureRequest
+) -> AsyncIterator[AsyncClient]:
+    """A client in each of the ways that it has to reach a service."""
+    service.knows_sessions = request.param != "old service"
+    options = ClientOptions(use_sessions=request.param != "calls")
+    async with AsyncClient(service.target, options=options) as client:
         yield client

@@ -6,19 +6,18 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from tests.clients.scripted import (
+from tests.clients.script import (
     STREAM_ID,
     Fail,
-    ScriptedService,
     answer,
     bad_fields,
     deltas,
     finished,
     reason,
     retry_in,
-    scripted_service,
     started,
 )
+from tests.clients.scripted import ScriptedService, scripted_service
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream_client import (
     Aborted,
@@ -38,10 +37,12 @@ from tokenstream_client import (
     InvalidRequest,
     Model,
     NotFound,
+    PermissionDenied,
     Started,
     Timings,
     TokenstreamError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Usage,
 )
@@ -210,7 +211,10 @@ async def collect_kinds(stream: AsyncStream, seen: list[type[Event]]) -> None:
         (grpc.StatusCode.ABORTED, Aborted),
         (grpc.StatusCode.INTERNAL, Internal),
         (grpc.StatusCode.UNKNOWN, Internal),
-        (grpc.StatusCode.PERMISSION_DENIED, TokenstreamError),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.OUT_OF_RANGE, InvalidRequest),
+        (grpc.StatusCode.FAILED_PRECONDITION, TokenstreamError),
     ],
 )
 async def test_each_status_raises_its_error_after_what_was_delivered(

@@ -13,6 +13,8 @@ def test_the_options_are_the_contracts_fields() -> None:
     fields = {"model", "client_request_id"}
     fields |= {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields}
     fields |= {field.name for field in pb.StreamOptions.DESCRIPTOR.fields}
+    fields -= {"credit"}  # the client's own business: ClientOptions.window_tokens
+    fields = {"time_to_live" if name == "time_to_live_ms" else name for name in fields}
     assert set(GenerateOptions.__annotations__) == fields
 
 
@@ -39,13 +41,20 @@ def test_every_option_lands_in_its_field() -> None:
         seed=2**62,
         max_delay_ms=0,
         max_tokens_per_message=3,
+        on_disconnect="detach",
+        time_to_live=1.5,
     )
     assert request == pb.GenerateRequest(
         model="m",
         client_request_id="r",
         token_ids=pb.TokenIds(ids=[1, 2]),
         sampling=pb.SamplingOptions(max_tokens=5, stop=["a", "b"], stop_token_ids=[7], seed=2**62),
-        stream=pb.StreamOptions(max_delay_ms=0, max_tokens_per_message=3),
+        stream=pb.StreamOptions(
+            max_delay_ms=0,
+            max_tokens_per_message=3,
+            on_disconnect=pb.ON_DISCONNECT_DETACH,
+            time_to_live_ms=1500,
+        ),
     )
 
 
@@ -74,6 +83,9 @@ def test_empty_token_ids_are_sent_as_such() -> None:
         ("Hi", {"stop_token_ids": 7}, "sampling.stop_token_ids", "must be a list"),
         ("Hi", {"max_delay_ms": -1}, "stream.max_delay_ms", "integer"),
         ("Hi", {"model": 1}, "model", "must be text"),
+        ("Hi", {"on_disconnect": "wait"}, "stream.on_disconnect", '"end" or "detach"'),
+        ("Hi", {"time_to_live": 0}, "stream.time_to_live_ms", "above 0"),
+        ("Hi", {"time_to_live": "1"}, "stream.time_to_live_ms", "seconds"),
         ("\ud800", {}, "text", "surrogates"),
         ([1, -1], {}, "token_ids.ids", "must be a list, each an integer"),
         (["1"], {}, "token_ids.ids", "must be a list"),

@@ -6,16 +6,8 @@ import threading
 import grpc
 import pytest
 
-from tests.clients.scripted import (
-    STREAM_ID,
-    Fail,
-    ScriptedService,
-    answer,
-    deltas,
-    reason,
-    retry_in,
-    started,
-)
+from tests.clients.script import STREAM_ID, Fail, answer, deltas, reason, retry_in, started
+from tests.clients.scripted import ScriptedService
 from tokenstream_client import Busy, Cancelled, Client, Delta, Finished, NotFound, Started, Stream
 
 

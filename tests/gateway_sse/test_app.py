@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from gateway_sse.app import serve
 from gateway_sse.config import GatewaySettings
-from tests.clients.scripted import ScriptedService, deltas, finished, started
+from tests.clients.script import deltas, finished, started
+from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
 
 PATH = "/v1/completions/stream"

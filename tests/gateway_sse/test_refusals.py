@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from gateway_sse.config import GatewaySettings
-from tests.clients.scripted import Fail, ScriptedService, bad_fields, reason, retry_in
+from tests.clients.script import Fail, bad_fields, reason, retry_in
+from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
 
 PATH = "/v1/completions/stream"
@@ -100,7 +101,7 @@ async def test_a_service_that_is_gone_is_503_without_its_address(
 async def test_a_stream_without_a_start_is_an_internal_error(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
-    service.script = []
+    service.script, service.knows_sessions = [], False
     response = await http.post(PATH, json={"prompt": "Hi"})
     assert response.status_code == 500
     assert (await refusal(response))["reason"] == "BROKEN_STREAM"

@@ -5,7 +5,8 @@ import re
 import httpx
 import pytest
 
-from tests.clients.scripted import STREAM_ID, ScriptedService
+from tests.clients.script import STREAM_ID
+from tests.clients.scripted import ScriptedService
 
 
 async def test_deleting_a_stream_cancels_it_on_the_service(

@@ -10,10 +10,9 @@ import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from gateway_sse.config import GatewaySettings
-from tests.clients.scripted import (
+from tests.clients.script import (
     STREAM_ID,
     Fail,
-    ScriptedService,
     answer,
     deltas,
     finished,
@@ -21,6 +20,7 @@ from tests.clients.scripted import (
     retry_in,
     started,
 )
+from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
 from tokenstream.v1 import generation_pb2 as pb
 
@@ -101,7 +101,12 @@ async def test_a_query_and_a_body_ask_the_same(
         sampling=pb.SamplingOptions(
             max_tokens=5, temperature=0.5, stop=["a", "b"], ignore_eos=True
         ),
-        stream=pb.StreamOptions(max_delay_ms=50),
+        stream=pb.StreamOptions(
+            max_delay_ms=50,
+            on_disconnect=pb.ON_DISCONNECT_DETACH,
+            time_to_live_ms=30_000,
+            credit=256,
+        ),
     )
     assert service.requests == [asked, asked]
 

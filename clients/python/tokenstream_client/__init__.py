@@ -4,8 +4,8 @@
 in `errors`.
 """
 
-from tokenstream_client.aio import AsyncClient, AsyncStream
-from tokenstream_client.channel import ClientOptions
+from tokenstream_client.aio import AsyncClient
+from tokenstream_client.channel import ClientOptions, Tls
 from tokenstream_client.errors import (
     Aborted,
     Busy,
@@ -15,8 +15,10 @@ from tokenstream_client.errors import (
     Internal,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     TokenstreamError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from tokenstream_client.events import (
@@ -30,6 +32,7 @@ from tokenstream_client.events import (
 )
 from tokenstream_client.models import Capability, Model
 from tokenstream_client.requests import GenerateOptions
+from tokenstream_client.stream import AsyncStream
 from tokenstream_client.sync import Client, Stream
 
 __all__ = [
@@ -52,11 +55,14 @@ __all__ = [
     "InvalidRequest",
     "Model",
     "NotFound",
+    "PermissionDenied",
     "Started",
     "Stream",
     "Timings",
+    "Tls",
     "TokenstreamError",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
     "Usage",
 ]

@@ -2,137 +2,160 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Final, Self, Unpack
+from weakref import WeakSet
 
 import grpc
 
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
 from tokenstream_client import health, requests
-from tokenstream_client.channel import ClientOptions, channel_arguments
+from tokenstream_client.answer import Answer, Terms
+from tokenstream_client.channel import (
+    ClientOptions,
+    Tls,
+    check_key,
+    key_metadata,
+    open_channel,
+)
+from tokenstream_client.delivery import Delivery
 from tokenstream_client.errors import Cancelled, TokenstreamError
-from tokenstream_client.events import Delta, Event
 from tokenstream_client.models import Model, model_from_message
-from tokenstream_client.reading import Reading
+from tokenstream_client.own_call import OwnCall
 from tokenstream_client.requests import GenerateOptions
+from tokenstream_client.session import Session
 from tokenstream_client.status import own_errors
+from tokenstream_client.stream import AsyncStream
 
-
-class AsyncStream(Reading):
-    """One answer while it is being generated. Iterate over it once, or over its `text()`.
-
-    The call is open from the start, and it is cancelled on the service by whatever ends the
-    reading: leaving the ``async with`` block or the loop, `cancel()`, a cancelled task. Nothing is
-    buffered here but what gRPC's flow control window lets through (64 KiB, more on fast links);
-    the rest waits in the service while nobody reads.
-    """
-
-    def __init__(self, call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]"):
-        super().__init__()
-        self._call = call
-
-    async def __aiter__(self) -> AsyncGenerator[Event, None]:
-        """Yield the stream's events as they come. Raises TokenstreamError."""
-        try:
-            with own_errors():
-                async for message in self._call:
-                    event = self._take(message)
-                    if event is not None:
-                        yield event
-        except asyncio.CancelledError:
-            # gRPC raises this both when the task is cancelled and when the call is. Only the
-            # first may go on as it is: a task that nobody cancelled must not look as if.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Cancelled("the call was closed from this side") from None
-        finally:
-            self._call.cancel()
-
-    async def text(self) -> AsyncGenerator[str, None]:
-        """Yield only the answer's text, piece by piece, none empty. Raises TokenstreamError."""
-        async with aclosing(aiter(self)) as events:
-            async for event in events:
-                if isinstance(event, Delta) and event.text:
-                    yield event.text
-
-    def cancel(self) -> None:
-        """Close the call; the service ends the decoding. The reader gets `Cancelled`."""
-        self._call.cancel()
-
-    async def aclose(self) -> None:
-        """Close the call, as `cancel` does."""
-        self.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cancel()
+# A larger request gets a call of its own: it would hold up the others, and where it is over some
+# limit in between, gRPC would end the whole session.
+_LARGEST_IN_SESSION: Final = 256 * 1024
+_BACKGROUND_PATIENCE_S: Final = 5.0
+_CLOSING_PATIENCE_S: Final = 1.0
 
 
 class AsyncClient:
-    """A connection to a tokenstream service, for one event loop and any number of calls.
+    """A connection to a tokenstream service, for one event loop and any number of requests.
 
     It connects with its first call, and again by itself after the connection is lost. Closing it
-    cancels its calls. Timeouts are in seconds; None: no limit. All calls raise TokenstreamError.
+    ends its streams. Timeouts are in seconds; None: no limit. All calls raise TokenstreamError.
     """
 
-    def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
-        """`target` is ``host:port`` or another gRPC name. Needs a running event loop."""
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+        options: ClientOptions | None = None,
+    ) -> None:
+        """`target` is ``host:port`` or another gRPC name. Needs a running event loop.
+
+        `api_key` goes with every call. `tls` encrypts: True trusts the usual roots. Raises
+        ValueError for a key that would go to another machine unencrypted, or is not printable
+        ASCII.
+        """
         asyncio.get_running_loop()  # without one, gRPC would bind the channel to some other loop
-        arguments = channel_arguments(options or ClientOptions())
-        self._channel = grpc.aio.insecure_channel(target, options=arguments)
+        self._options = options or ClientOptions()
+        self._target = target
+        self._tls = (Tls() if tls else None) if isinstance(tls, bool) else tls
+        check_key(api_key, target, self._tls, self._options)
+        self._api_key = api_key
+        self._metadata = key_metadata(api_key)
+        self._channel = open_channel(target, self._tls, self._options)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             health.CHECK
         )
+        self._session = Session(self._open_session) if self._options.use_sessions else None
+        self._streams = WeakSet[AsyncStream]()
+        self._background = set[asyncio.Task[None]]()
+        self._closed = False
 
     def generate(
         self,
         prompt: str | Sequence[int],
         *,
         timeout: float | None = None,
+        api_key: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncStream:
         """Begin an answer to a text, or to token ids that are used as they are.
 
-        `options` are those of `GenerateOptions`. `timeout` covers the whole answer, the time in
-        the service's queue included. Raises InvalidRequest for a value that does not fit its
-        field; everything else is raised by reading.
+        `options` are those of `GenerateOptions`. `timeout` covers the whole answer, retries and
+        the time in the service's queue included. `api_key` is for this request alone. Raises
+        InvalidRequest for a value that does not fit its field, ValueError as the constructor;
+        everything else is raised by reading.
         """
         request = requests.generate_request(prompt, **options)
-        return AsyncStream(self._generation.Generate(request, timeout=timeout))
+        stream, mine = request.stream, self._options
+        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and mine.resume:
+            stream.on_disconnect = pb.ON_DISCONNECT_DETACH
+        if stream.on_disconnect != pb.ON_DISCONNECT_DETACH:
+            stream.ClearField("time_to_live_ms")
+        elif not stream.HasField("time_to_live_ms"):
+            stream.time_to_live_ms = max(1, round(mine.time_to_live * 1000))
+        stops = options.get("on_disconnect") != "detach"
+        return self._begin(
+            request, timeout, api_key, stops=stops, time_to_live=stream.time_to_live_ms / 1000
+        )
 
-    async def cancel(self, stream_id: str, *, timeout: float | None = None) -> None:
+    def resume(
+        self,
+        stream_id: str,
+        *,
+        next_token_index: int = 0,
+        timeout: float | None = None,
+        api_key: str | None = None,
+        max_delay_ms: int | None = None,
+        max_tokens_per_message: int | None = None,
+    ) -> AsyncStream:
+        """Read a stream on that was begun with ``on_disconnect="detach"``, here or elsewhere.
+
+        `next_token_index` is how many tokens the caller has: `AsyncStream.next_token_index`. A
+        reader that was there before gets `Aborted`. Leaving this one detaches the stream again;
+        `AsyncStream.stop` or `cancel` ends it. A delta without token ids is the stream's last:
+        drop it if you had it before. `timeout` is for the reading alone. Reading raises NotFound
+        if there is no such stream any more, InvalidRequest if it has not come so far.
+        """
+        request = requests.resume_request(
+            stream_id, next_token_index, max_delay_ms, max_tokens_per_message
+        )
+        ttl = self._options.time_to_live
+        return self._begin(request, timeout, api_key, stops=False, time_to_live=ttl)
+
+    async def cancel(
+        self, stream_id: str, *, timeout: float | None = None, api_key: str | None = None
+    ) -> None:
         """End a running stream, from anywhere: its reader gets a `Finished`.
 
         Raises NotFound if no stream of that id is running.
         """
         request = requests.cancel_request(stream_id)
+        metadata = self._metadata_for(api_key)
         with own_errors():
-            await self._generation.Cancel(request, timeout=timeout)
+            await self._generation.Cancel(request, timeout=timeout, metadata=metadata)
 
-    async def list_models(self, *, timeout: float | None = None) -> tuple[Model, ...]:
+    async def list_models(
+        self, *, timeout: float | None = None, api_key: str | None = None
+    ) -> tuple[Model, ...]:
         """Return the models that the service serves."""
+        request, metadata = model_pb2.ListModelsRequest(), self._metadata_for(api_key)
         with own_errors():
-            response = await self._models.ListModels(model_pb2.ListModelsRequest(), timeout=timeout)
+            response = await self._models.ListModels(request, timeout=timeout, metadata=metadata)
         return tuple(map(model_from_message, response.models))
 
     async def get_model(self, model: str = "", *, timeout: float | None = None) -> Model:
         """Return one model; without a name, the one that is served. Raises NotFound."""
         request = requests.get_model_request(model)
         with own_errors():
-            response = await self._models.GetModel(request, timeout=timeout)
+            response = await self._models.GetModel(
+                request, timeout=timeout, metadata=self._metadata
+            )
         return model_from_message(response.model)
 
     async def tokenize(
@@ -146,7 +169,9 @@ class AsyncClient:
         """Return a text's token ids, with the special tokens of a prompt unless told otherwise."""
         request = requests.tokenize_request(text, model, add_special_tokens)
         with own_errors():
-            response = await self._models.Tokenize(request, timeout=timeout)
+            response = await self._models.Tokenize(
+                request, timeout=timeout, metadata=self._metadata
+            )
         return tuple(response.token_ids)
 
     async def detokenize(
@@ -160,20 +185,36 @@ class AsyncClient:
         """Return the text of token ids, without special tokens unless told otherwise."""
         request = requests.detokenize_request(token_ids, model, skip_special_tokens)
         with own_errors():
-            response = await self._models.Detokenize(request, timeout=timeout)
+            response = await self._models.Detokenize(
+                request, timeout=timeout, metadata=self._metadata
+            )
         return response.text
 
     async def is_ready(self, *, timeout: float | None = 1.0) -> bool:
         """Tell whether the service takes requests now; no answer in time is a no."""
         try:
             with own_errors():
-                response = await self._check(health.check_request(), timeout=timeout)
+                response = await self._check(
+                    health.check_request(), timeout=timeout, metadata=self._metadata
+                )
         except TokenstreamError:
             return False
         return health.is_serving(response)
 
     async def close(self) -> None:
-        """Close the connection; open streams fail with `Cancelled`."""
+        """End the open streams, which fail with `Cancelled`, and close the connection.
+
+        Takes at most some seconds, and that only if the service does not answer.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for stream in tuple(self._streams):
+            stream.close_with(Cancelled("the client was closed"))
+        if self._session is not None:
+            await self._session.close()
+        if self._background:
+            await asyncio.wait(self._background, timeout=_CLOSING_PATIENCE_S)
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -186,3 +227,63 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def _begin(
+        self,
+        opening: pb.GenerateRequest | pb.ResumeRequest,
+        timeout: float | None,
+        api_key: str | None,
+        *,
+        stops: bool,
+        time_to_live: float,
+    ) -> AsyncStream:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        check_key(api_key, self._target, self._tls, self._options)
+        mine = self._options
+        now = asyncio.get_running_loop().time()
+        terms = Terms(
+            window=mine.window_tokens,
+            deadline=None if timeout is None else now + timeout,
+            max_attempts=mine.max_attempts,
+            resumes=mine.resume,
+            stops_when_left=stops,
+            time_to_live=time_to_live,
+            longest_wait=mine.max_reconnect_delay,
+            api_key=api_key or "",
+        )
+        answer, session = Answer(opening, terms), self._session
+        if session is not None and session.unimplemented:
+            answer.not_detachable()
+            session = None
+        elif opening.ByteSize() > min(_LARGEST_IN_SESSION, mine.max_message_bytes // 2):
+            session = None
+        stream = AsyncStream(Delivery(answer, session, self._own_call, self._stop_quietly))
+        self._streams.add(stream)
+        return stream
+
+    def _own_call(self, answer: Answer) -> OwnCall:
+        return OwnCall(answer, self._generation, self._api_key, self._stop_quietly)
+
+    def _open_session(self, timeout: float | None = None) -> Any:
+        return self._generation.Session(timeout=timeout, metadata=self._metadata)
+
+    def _metadata_for(self, api_key: str | None) -> tuple[tuple[str, str], ...]:
+        check_key(api_key, self._target, self._tls, self._options)
+        return key_metadata(api_key) or self._metadata
+
+    def _stop_quietly(self, stream_id: str, api_key: str) -> None:
+        """End a stream that was left: now or, if the connection is down, when it is back."""
+
+        async def stop() -> None:
+            with suppress(grpc.RpcError, asyncio.CancelledError):
+                await self._generation.Cancel(
+                    pb.CancelRequest(stream_id=stream_id),
+                    timeout=_BACKGROUND_PATIENCE_S,
+                    metadata=key_metadata(api_key) or self._metadata,
+                    wait_for_ready=True,
+                )
+
+        task = asyncio.get_running_loop().create_task(stop())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

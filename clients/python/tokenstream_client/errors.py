@@ -4,6 +4,8 @@
 
     TokenstreamError       anything else that has a gRPC status: the base class itself
     ├── InvalidRequest     you: mend the fields in `field_violations`
+    ├── Unauthenticated    you: no API key, or one that the service does not know
+    ├── PermissionDenied   you: the key is known, but may not do this
     ├── TooLarge           you: the message is over one side's size limit
     ├── NotFound           you: no such model, or no running stream of that id
     ├── Busy               nobody: expected under load, come back after `retry_after` seconds
@@ -70,9 +72,24 @@ class TokenstreamError(Exception):
 
 
 class InvalidRequest(TokenstreamError):
-    """The request has bad fields. Raised before sending where this side can already tell."""
+    """The request has bad fields. Raised before sending where this side can already tell.
+
+    With code ``"OUT_OF_RANGE"``: a stream was to be read on from a token that it has not reached.
+    """
 
     default_code = "INVALID_ARGUMENT"
+
+
+class Unauthenticated(TokenstreamError):
+    """The service wants an API key, and got none that it knows."""
+
+    default_code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(TokenstreamError):
+    """The service knows the API key, and does not let it do this."""
+
+    default_code = "PERMISSION_DENIED"
 
 
 class TooLarge(TokenstreamError):
@@ -94,7 +111,11 @@ class Busy(TokenstreamError):
 
 
 class Unavailable(TokenstreamError):
-    """The service is starting or draining, or there is no connection to it."""
+    """The service is starting or draining, or there is no connection to it.
+
+    With reason ``"STREAM_LOST"``: the connection was lost, and the stream could not be read on
+    within its time to live; the message tells how many tokens had come.
+    """
 
     default_code = "UNAVAILABLE"
 
@@ -112,7 +133,11 @@ class Cancelled(TokenstreamError):
 
 
 class Aborted(TokenstreamError):
-    """The service ended the stream for a cause on the caller's side."""
+    """The service gave the stream up for a cause on the caller's side.
+
+    Reason ``"STREAM_STALLED"``: nothing was read for too long. ``"STREAM_TAKEN_OVER"``: another
+    reader has resumed the stream.
+    """
 
     default_code = "ABORTED"
 

@@ -32,7 +32,7 @@ class Started:
     """The request was admitted and its stream opened; always first."""
 
     stream_id: str
-    """What `cancel` takes."""
+    """What `cancel` and `resume` take."""
     model: str
     """The model that answers."""
     prompt_tokens: int
@@ -95,17 +95,11 @@ _REASONS: dict[int, FinishReason] = {
 }
 
 
-def event_from_message(message: pb.GenerateResponse) -> Event | None:
+def event_from_message(message: pb.GenerateResponse | pb.ResumeResponse) -> Event | None:
     """Turn a message of a stream into its event; None for one that is newer than this library."""
     match message.WhichOneof("event"):
         case "started":
-            started = message.started
-            return Started(
-                stream_id=started.stream_id,
-                model=started.model,
-                prompt_tokens=started.prompt_tokens,
-                client_request_id=started.client_request_id,
-            )
+            return started_from_message(message.started)
         case "delta":
             delta = message.delta
             return Delta(
@@ -115,12 +109,23 @@ def event_from_message(message: pb.GenerateResponse) -> Event | None:
                 text=delta.text,
             )
         case "finished":
-            return _finished(message.finished)
+            return finished_from_message(message.finished)
         case None:
             return None
 
 
-def _finished(finished: pb.Finished) -> Finished:
+def started_from_message(started: pb.Started) -> Started:
+    """Turn a stream's start into its event."""
+    return Started(
+        stream_id=started.stream_id,
+        model=started.model,
+        prompt_tokens=started.prompt_tokens,
+        client_request_id=started.client_request_id,
+    )
+
+
+def finished_from_message(finished: pb.Finished) -> Finished:
+    """Turn a choice's end into its event."""
     matched = finished.WhichOneof("matched")
     usage, timings = finished.usage, finished.timings
     return Finished(

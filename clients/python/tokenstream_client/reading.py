@@ -1,15 +1,15 @@
 """What both kinds of stream know about the answer that they read. No I/O."""
 
-from tokenstream.v1 import generation_pb2 as pb
-from tokenstream_client.events import Event, Finished, Started, event_from_message
+from tokenstream_client.events import Delta, Event, Finished, Started
 
 
 class Reading:
     """One stream's progress, as far as its reader has read."""
 
-    def __init__(self) -> None:
+    def __init__(self, next_token_index: int = 0) -> None:
         self._started: Started | None = None
         self._finished: Finished | None = None
+        self._next_token_index = next_token_index
 
     @property
     def started(self) -> Started | None:
@@ -21,10 +21,15 @@ class Reading:
         """The answer's end, with its usage and timings; None until it was read."""
         return self._finished
 
-    def _take(self, message: pb.GenerateResponse) -> Event | None:
-        event = event_from_message(message)
-        if isinstance(event, Started):
+    @property
+    def next_token_index(self) -> int:
+        """Index of the first token that was not read yet: what `resume` takes."""
+        return self._next_token_index
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._next_token_index = event.first_token_index + len(event.token_ids)
+        elif isinstance(event, Started):
             self._started = event
         elif isinstance(event, Finished):
             self._finished = event
-        return event

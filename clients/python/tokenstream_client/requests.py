@@ -5,7 +5,7 @@ against the contract's fields.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
 from tokenstream_client.errors import FieldViolation, InvalidRequest
+
+OnDisconnect = Literal["end", "detach"]
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -61,6 +63,13 @@ class GenerateOptions(TypedDict, total=False):
     """Longest time that a token after the first may wait for company, 0 to 1000 ms. Default 0."""
     max_tokens_per_message: int | None
     """Most tokens in one `Delta`, 1 to 1024. Default 1024."""
+    on_disconnect: OnDisconnect | None
+    """What a lost reader means: "end" ends the decoding, also after a lost connection; "detach"
+    keeps the stream for its time to live, also after its reader has left. Default: leaving ends
+    it, and a lost connection is resumed (`ClientOptions.resume`)."""
+    time_to_live: float | None
+    """Seconds that the service keeps a stream without a reader, above 0; its own limit caps it.
+    Default: `ClientOptions.time_to_live`; with "end" it means nothing."""
 
 
 _M = TypeVar("_M", bound=Message)
@@ -76,7 +85,12 @@ _WANTED: Final = {
 
 _TOP_FIELDS: Final = ("model", "client_request_id")
 _SAMPLING_FIELDS: Final = tuple(field.name for field in pb.SamplingOptions.DESCRIPTOR.fields)
-_STREAM_FIELDS: Final = tuple(field.name for field in pb.StreamOptions.DESCRIPTOR.fields)
+_STREAM_FIELDS: Final = ("max_delay_ms", "max_tokens_per_message")
+_ON_DISCONNECT: Final = {
+    "end": pb.ON_DISCONNECT_END,
+    "detach": pb.ON_DISCONNECT_DETACH,
+}
+_LONGEST_TIME_TO_LIVE_S: Final = 1_000_000
 
 
 def generate_request(
@@ -109,8 +123,30 @@ def generate_request(
     for name in _STREAM_FIELDS:
         if name in values:
             writer.put(request.stream, "stream.", name, values.pop(name))
+    if "on_disconnect" in values:
+        writer.choose(request.stream, "stream.", "on_disconnect", values.pop("on_disconnect"))
+    if "time_to_live" in values:
+        writer.seconds(request.stream, "stream.", "time_to_live_ms", values.pop("time_to_live"))
     if values:
         raise TypeError(f"generate() got an unexpected keyword argument {next(iter(values))!r}")
+    writer.check()
+    return request
+
+
+def resume_request(
+    stream_id: str,
+    next_token_index: int,
+    max_delay_ms: int | None = None,
+    max_tokens_per_message: int | None = None,
+) -> pb.ResumeRequest:
+    """Build a request to read a stream on. Raises InvalidRequest."""
+    request, writer = pb.ResumeRequest(), _Writer()
+    writer.put(request, "", "stream_id", stream_id)
+    writer.put(request, "", "next_token_index", next_token_index)
+    if max_delay_ms is not None:
+        writer.put(request.stream, "stream.", "max_delay_ms", max_delay_ms)
+    if max_tokens_per_message is not None:
+        writer.put(request.stream, "stream.", "max_tokens_per_message", max_tokens_per_message)
     writer.check()
     return request
 
@@ -172,6 +208,21 @@ class _Writer:
             wanted = _WANTED[field.type]
             article = "a list, each " if field.is_repeated else ""
             self._violations.append(FieldViolation(prefix + name, f"must be {article}{wanted}"))
+
+    def choose(self, message: Message, prefix: str, name: str, value: object) -> None:
+        if isinstance(value, str) and value in _ON_DISCONNECT:
+            setattr(message, name, _ON_DISCONNECT[value])
+        else:
+            self._violations.append(FieldViolation(prefix + name, 'must be "end" or "detach"'))
+
+    def seconds(self, message: Message, prefix: str, name: str, value: object) -> None:
+        fits = isinstance(value, int | float) and 0 < value <= _LONGEST_TIME_TO_LIVE_S
+        if fits:
+            assert isinstance(value, int | float)
+            setattr(message, name, max(1, round(value * 1000)))
+        else:
+            wanted = f"must be above 0 and at most {_LONGEST_TIME_TO_LIVE_S} seconds"
+            self._violations.append(FieldViolation(prefix + name, wanted))
 
     def check(self) -> None:
         if self._violations:

@@ -1,8 +1,8 @@
 """From a failed gRPC call to the error tree. The only place that knows both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from google.rpc import (
@@ -11,6 +11,7 @@ from google.rpc import (
 )
 from grpc_status import rpc_status
 
+from tokenstream.v1 import generation_pb2 as pb
 from tokenstream_client.errors import (
     Aborted,
     Busy,
@@ -20,8 +21,10 @@ from tokenstream_client.errors import (
     Internal,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     TokenstreamError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -29,6 +32,8 @@ _CLASSES: dict[grpc.StatusCode, type[TokenstreamError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -38,6 +43,8 @@ _CLASSES: dict[grpc.StatusCode, type[TokenstreamError]] = {
     grpc.StatusCode.UNKNOWN: Internal,
     grpc.StatusCode.DATA_LOSS: Internal,
 }
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 # What gRPC's core says, on either side, when it refuses a message by its size. It uses the same
 # status as a full queue, without details; trying again later would never help.
@@ -55,11 +62,19 @@ def own_errors() -> Iterator[None]:
 
 def error_from_rpc(error: grpc.RpcError) -> TokenstreamError:
     """Turn what a failed call raised, sync or async, into this library's own error."""
-    code, message = error.code(), error.details() or ""
     details = _details(error)
+    return _error(error.code(), error.details() or "", details.details if details else ())
 
+
+def error_from_failure(failure: pb.Failure) -> TokenstreamError:
+    """Turn one request's failure in a session into the error that its own call would raise."""
+    code = _CODES.get(failure.code, grpc.StatusCode.UNKNOWN)
+    return _error(code, failure.message, failure.details)
+
+
+def _error(code: grpc.StatusCode, message: str, details: Iterable[Any]) -> TokenstreamError:
     reason, violations, retry_after = "", tuple[FieldViolation, ...](), None
-    for detail in details.details if details is not None else ():
+    for detail in details:
         info = error_details_pb2.ErrorInfo()
         bad_request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()

@@ -1,45 +1,45 @@
-"""The client for threads: the calls of `AsyncClient`, blocking. May be shared by threads."""
+"""The client for threads: `AsyncClient` on an event loop of its own, and calls that block."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
-import grpc
-
-from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
-from tokenstream_client import health, requests
-from tokenstream_client.channel import ClientOptions, channel_arguments
-from tokenstream_client.errors import TokenstreamError
+from tokenstream_client.aio import AsyncClient
+from tokenstream_client.channel import ClientOptions, Tls, check_key
 from tokenstream_client.events import Delta, Event
-from tokenstream_client.models import Model, model_from_message
+from tokenstream_client.loop_thread import LoopThread
+from tokenstream_client.models import Model
 from tokenstream_client.reading import Reading
 from tokenstream_client.requests import GenerateOptions
-from tokenstream_client.status import own_errors
+from tokenstream_client.stream import AsyncStream
+
+_T = TypeVar("_T")
 
 
 class Stream(Reading):
     """One answer while it is being generated. Iterate over it once, or over its `text()`.
 
-    The call is open from the start, and it is cancelled on the service by whatever ends the
-    reading: leaving the ``with`` block or the loop, or `cancel()`, also from another thread.
+    It has begun already, and it is ended on the service by whatever ends the reading: leaving the
+    ``with`` block or the loop, an interrupt, or `cancel()`, also from another thread. Only with
+    ``on_disconnect="detach"`` it goes on there. What waits here is bounded as in `AsyncStream`.
     """
 
-    def __init__(self, call: "grpc._CallIterator[pb.GenerateResponse]") -> None:
-        super().__init__()
-        self._call = call
+    def __init__(self, stream: AsyncStream, loop: LoopThread) -> None:
+        """Not to be made by hand: `Client.generate` and `resume` return it."""
+        super().__init__(stream.next_token_index)
+        self._stream = stream
+        self._loop = loop
 
     def __iter__(self) -> Generator[Event, None, None]:
         """Yield the stream's events as they come. Raises TokenstreamError."""
         try:
-            with own_errors():
-                for message in self._call:
-                    event = self._take(message)
-                    if event is not None:
-                        yield event
+            while batch := self._loop.run(self._stream.take_batch()):
+                for event in batch:
+                    self._note(event)
+                    yield event
         finally:
-            self._call.cancel()
+            self.cancel()
 
     def text(self) -> Generator[str, None, None]:
         """Yield only the answer's text, piece by piece, none empty. Raises TokenstreamError."""
@@ -48,12 +48,16 @@ class Stream(Reading):
                 if isinstance(event, Delta) and event.text:
                     yield event.text
 
+    def stop(self) -> None:
+        """Ask the service to end the answer now, as `AsyncStream.stop`."""
+        self._loop.run(self._stream.stop())
+
     def cancel(self) -> None:
-        """Close the call; the service ends the decoding. The reader gets `Cancelled`."""
-        self._call.cancel()
+        """Close the stream from this side. A reader that waits gets `Cancelled`."""
+        self._loop.soon(self._stream.cancel)
 
     def close(self) -> None:
-        """Close the call, as `cancel` does."""
+        """Close the stream, as `cancel` does."""
         self.cancel()
 
     def __enter__(self) -> Self:
@@ -69,20 +73,29 @@ class Stream(Reading):
 
 
 class Client:
-    """A connection to a tokenstream service, for any number of threads and calls.
+    """A connection to a tokenstream service, for any number of threads and requests.
 
     It connects with its first call, and again by itself after the connection is lost. Closing it
-    cancels its calls. Timeouts are in seconds; None: no limit. All calls raise TokenstreamError.
+    ends its streams. Timeouts are in seconds; None: no limit. All calls raise TokenstreamError.
+    It has one thread of its own, which starts with the first call and ends with `close`.
     """
 
-    def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
-        """`target` is ``host:port`` or another gRPC name."""
-        arguments = channel_arguments(options or ClientOptions())
-        self._channel = grpc.insecure_channel(target, options=arguments)
-        self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
-        self._check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            health.CHECK
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+        options: ClientOptions | None = None,
+    ) -> None:
+        """Take what `AsyncClient` takes."""
+        own_tls = (Tls() if tls else None) if isinstance(tls, bool) else tls
+        own_options = options or ClientOptions()
+        check_key(api_key, target, own_tls, own_options)
+        self._loop = LoopThread(f"tokenstream-client {target}")
+        self._client: AsyncClient | None = None
+        self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
+            target, api_key=api_key, tls=tls, options=own_options
         )
 
     def generate(
@@ -90,30 +103,55 @@ class Client:
         prompt: str | Sequence[int],
         *,
         timeout: float | None = None,
+        api_key: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Stream:
         """Begin an answer, as `AsyncClient.generate`."""
-        request = requests.generate_request(prompt, **options)
-        return Stream(self._generation.Generate(request, timeout=timeout))
 
-    def cancel(self, stream_id: str, *, timeout: float | None = None) -> None:
+        async def begin(client: AsyncClient) -> AsyncStream:
+            return client.generate(prompt, timeout=timeout, api_key=api_key, **options)
+
+        return Stream(self._run(begin), self._loop)
+
+    def resume(
+        self,
+        stream_id: str,
+        *,
+        next_token_index: int = 0,
+        timeout: float | None = None,
+        api_key: str | None = None,
+        max_delay_ms: int | None = None,
+        max_tokens_per_message: int | None = None,
+    ) -> Stream:
+        """Read a stream on, as `AsyncClient.resume`."""
+
+        async def begin(client: AsyncClient) -> AsyncStream:
+            return client.resume(
+                stream_id,
+                next_token_index=next_token_index,
+                timeout=timeout,
+                api_key=api_key,
+                max_delay_ms=max_delay_ms,
+                max_tokens_per_message=max_tokens_per_message,
+            )
+
+        return Stream(self._run(begin), self._loop)
+
+    def cancel(
+        self, stream_id: str, *, timeout: float | None = None, api_key: str | None = None
+    ) -> None:
         """End a running stream, as `AsyncClient.cancel`."""
-        request = requests.cancel_request(stream_id)
-        with own_errors():
-            self._generation.Cancel(request, timeout=timeout)
+        self._run(lambda client: client.cancel(stream_id, timeout=timeout, api_key=api_key))
 
-    def list_models(self, *, timeout: float | None = None) -> tuple[Model, ...]:
+    def list_models(
+        self, *, timeout: float | None = None, api_key: str | None = None
+    ) -> tuple[Model, ...]:
         """Return the models that the service serves."""
-        with own_errors():
-            response = self._models.ListModels(model_pb2.ListModelsRequest(), timeout=timeout)
-        return tuple(map(model_from_message, response.models))
+        return self._run(lambda client: client.list_models(timeout=timeout, api_key=api_key))
 
     def get_model(self, model: str = "", *, timeout: float | None = None) -> Model:
         """Return one model, as `AsyncClient.get_model`."""
-        request = requests.get_model_request(model)
-        with own_errors():
-            response = self._models.GetModel(request, timeout=timeout)
-        return model_from_message(response.model)
+        return self._run(lambda client: client.get_model(model, timeout=timeout))
 
     def tokenize(
         self,
@@ -124,10 +162,11 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[int, ...]:
         """Return a text's token ids, as `AsyncClient.tokenize`."""
-        request = requests.tokenize_request(text, model, add_special_tokens)
-        with own_errors():
-            response = self._models.Tokenize(request, timeout=timeout)
-        return tuple(response.token_ids)
+        return self._run(
+            lambda client: client.tokenize(
+                text, model=model, add_special_tokens=add_special_tokens, timeout=timeout
+            )
+        )
 
     def detokenize(
         self,
@@ -138,23 +177,24 @@ class Client:
         timeout: float | None = None,
     ) -> str:
         """Return the text of token ids, as `AsyncClient.detokenize`."""
-        request = requests.detokenize_request(token_ids, model, skip_special_tokens)
-        with own_errors():
-            response = self._models.Detokenize(request, timeout=timeout)
-        return response.text
+        return self._run(
+            lambda client: client.detokenize(
+                token_ids, model=model, skip_special_tokens=skip_special_tokens, timeout=timeout
+            )
+        )
 
     def is_ready(self, *, timeout: float | None = 1.0) -> bool:
         """Tell whether the service takes requests now; no answer in time is a no."""
-        try:
-            with own_errors():
-                response = self._check(health.check_request(), timeout=timeout)
-        except TokenstreamError:
-            return False
-        return health.is_serving(response)
+        return self._run(lambda client: client.is_ready(timeout=timeout))
 
     def close(self) -> None:
-        """Close the connection; open streams fail with `Cancelled`."""
-        self._channel.close()
+        """End the open streams, which fail with `Cancelled`, and close the connection."""
+        if self._client is not None:
+            try:
+                self._loop.run(self._client.close())
+            except RuntimeError:
+                return  # it was closed before
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,3 +206,12 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _run(self, work: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> _T:
+        async def run() -> _T:
+            # Made in the loop that it is for, and there by one call after the other.
+            if self._client is None:
+                self._client = self._make()
+            return await work(self._client)
+
+        return self._loop.run(run())

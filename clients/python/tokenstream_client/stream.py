@@ -1,0 +1,112 @@
+"""One answer as a caller of asyncio reads it."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Final, Self
+
+from tokenstream_client.delivery import Delivery
+from tokenstream_client.errors import TokenstreamError
+from tokenstream_client.events import Delta, Event
+from tokenstream_client.reading import Reading
+
+_MOST_EVENTS_AT_ONCE: Final = 256
+
+
+class AsyncStream(Reading):
+    """One answer while it is being generated. Iterate over it once, or over its `text()`.
+
+    It has begun already, and it is ended on the service by whatever ends the reading: leaving the
+    ``async with`` block or the loop, `cancel()`, a cancelled task, dropping the object. Only with
+    ``on_disconnect="detach"`` it goes on there.
+
+    What waits here for a reader that pauses is at most ``ClientOptions.window_tokens`` tokens and
+    three events more; the service sends no more until it reads on.
+    """
+
+    def __init__(self, delivery: Delivery) -> None:
+        """Not to be made by hand: `AsyncClient.generate` and `resume` return it."""
+        super().__init__(delivery.answer.next_token_index)
+        self._delivery = delivery
+        self._handed_on = 0
+
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
+        """Yield the stream's events as they come. Raises TokenstreamError."""
+        delivery, answer = self._delivery, self._delivery.answer
+        try:
+            while True:
+                event = answer.take()
+                if event is None:
+                    if answer.ended:
+                        return
+                    await delivery.more()
+                    continue
+                self._note(event)
+                if type(event) is Delta:
+                    delivery.consume(len(event.token_ids))
+                yield event
+        finally:
+            delivery.leave()
+
+    async def text(self) -> AsyncGenerator[str, None]:
+        """Yield only the answer's text, piece by piece, none empty. Raises TokenstreamError."""
+        async with aclosing(aiter(self)) as events:
+            async for event in events:
+                if isinstance(event, Delta) and event.text:
+                    yield event.text
+
+    async def stop(self) -> None:
+        """Ask the service to end the answer now. Read on: what was decoded still comes, then a
+        `Finished` with reason "cancelled", or another if that was quicker.
+        """
+        await self._delivery.stop()
+
+    def cancel(self) -> None:
+        """Close the stream from this side. A reader that waits gets `Cancelled`."""
+        self._delivery.leave()
+
+    def close_with(self, error: TokenstreamError) -> None:
+        """Close the stream, as `cancel` does; a reader gets `error`."""
+        self._delivery.leave(error)
+
+    async def aclose(self) -> None:
+        """Close the stream, as `cancel` does."""
+        self.cancel()
+
+    async def take_batch(self) -> list[Event]:
+        """Wait for events and return all that are there, at most 256; none at the end.
+
+        For crossing to other threads cheaply. What is returned counts as read with the next call.
+        """
+        delivery, answer = self._delivery, self._delivery.answer
+        delivery.consume(self._handed_on)
+        self._handed_on = 0
+        while (event := answer.take()) is None:
+            if answer.ended:
+                return []
+            await delivery.more()
+        batch = [event]
+        while answer.has_events and len(batch) < _MOST_EVENTS_AT_ONCE:
+            event = answer.take()
+            assert event is not None
+            batch.append(event)
+        self._handed_on = sum(len(e.token_ids) for e in batch if type(e) is Delta)
+        return batch
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        # Nobody can read it any more; whoever collects it may be any thread.
+        delivery = getattr(self, "_delivery", None)
+        if delivery is not None and not delivery.answer.ended:
+            with suppress(RuntimeError):  # the loop is closed, and everything with it
+                delivery.loop.call_soon_threadsafe(delivery.leave)

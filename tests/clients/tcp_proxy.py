@@ -1,0 +1,67 @@
+"""A connection that can be cut: a TCP proxy between a client and a service."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+
+class TcpProxy:
+    """Passes bytes on, until it is told to cut, to hold, or to take no connections."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._upstream = (host, int(port))
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.target = ""
+        self.refusing = False
+        self.connections = 0
+
+    def cut(self) -> None:
+        """Break all connections, as a crash would."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def hold(self) -> None:
+        """Swallow everything from now on, without a word."""
+        self._flowing.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.refusing:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers.add(up_writer)
+        await asyncio.gather(self._pipe(reader, up_writer), self._pipe(up_reader, writer))
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def tcp_proxy(target: str) -> AsyncIterator[TcpProxy]:
+    """Listen on a free port of this machine."""
+    proxy = TcpProxy(target)
+    server = await asyncio.start_server(proxy._accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    proxy.target = f"127.0.0.1:{port}"
+    try:
+        yield proxy
+    finally:
+        proxy._flowing.set()
+        proxy.cut()
+        server.close()
+        await server.wait_closed()

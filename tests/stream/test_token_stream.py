@@ -1,46 +1,46 @@
-import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.domain import DeliveryOptions, Delta, EngineFinish, FinishReason
-from service.engine.scripted import END_OF_TEXT, Utf8Decoder
-from service.errors import DeadlineExceeded, EngineDead, RequestFailed
-from service.stream.text import StopRules, TextAssembler
-from service.stream.token_stream import TokenStream
+from service.domain import EngineFinish, FinishReason
+from service.errors import EngineDead, RequestFailed
+from service.stream.stop_strings import StopWatch
+from service.stream.text import StopRules
+from service.stream.token_stream import NEVER, TokenStream
 from tests.conftest import FakeClock
-
-STOP = EngineFinish(FinishReason.STOP)
-LENGTH = EngineFinish(FinishReason.LENGTH)
-CANCELLED = EngineFinish(FinishReason.CANCELLED)
+from tests.stream.by_hand import CANCELLED, LENGTH, STOP, LetterDecoder
 
 
-class LetterDecoder:
-    """A token is a code point."""
+class Woken:
+    """A reader that only notes when it was woken."""
 
-    def decode(self, token_id: int) -> str:
-        return chr(token_id)
+    def __init__(self) -> None:
+        self.at: list[str] = []
+
+    def wake(self) -> None:
+        self.at.append("tokens")
+
+    def wake_for_end(self) -> None:
+        self.at.append("end")
 
 
-def stream_of(
-    clock: FakeClock, rules: StopRules | None = None, delivery: DeliveryOptions | None = None
-) -> TokenStream:
-    text = TextAssembler(LetterDecoder(), rules or StopRules())
-    return TokenStream(text, delivery or DeliveryOptions(), clock)
+def stream_of(clock: FakeClock, *stop: str, include_stop: bool = False) -> TokenStream:
+    watch = StopWatch(LetterDecoder(), StopRules(stop, include_stop=include_stop))
+    return TokenStream(clock, stop_watch=watch if stop else None)
 
 
-def push(
-    stream: TokenStream, letters: str | Iterable[int], finish: EngineFinish | None = None
-) -> bool:
-    ids = [ord(c) if isinstance(c, str) else c for c in letters]
-    return stream.push(ids, finish)
+def push(stream: TokenStream, letters: str, finish: EngineFinish | None = None) -> bool:
+    return stream.push([ord(c) for c in letters], finish)
+
+
+def letters(stream: TokenStream) -> str:
+    return "".join(map(chr, stream.tokens))
 
 
 ENDS: dict[str, Callable[[TokenStream], object]] = {
     "finish": lambda stream: stream.push([], STOP),
+    "finish_with_a_token": lambda stream: push(stream, "b", LENGTH),
     "stop_string": lambda stream: push(stream, "#"),
     "cancel": lambda stream: stream.cancel(),
     "fail": lambda stream: stream.fail(RequestFailed()),
@@ -48,315 +48,174 @@ ENDS: dict[str, Callable[[TokenStream], object]] = {
 }
 
 
-async def rest(stream: TokenStream) -> list[Delta]:
-    deltas = []
-    while (delta := await stream.read()) is not None:
-        deltas.append(delta)
-    return deltas
+def state_of(stream: TokenStream) -> tuple[object, ...]:
+    return (
+        stream.finish,
+        type(stream.failure),
+        letters(stream),
+        stream.count,
+        stream.characters,
+        stream.end_came_with_token,
+        stream.last_is_stop,
+    )
 
 
-async def reading(stream: TokenStream) -> "asyncio.Task[Delta | None]":
-    """Begin to read, and let the reader fall asleep."""
-    task = asyncio.create_task(stream.read())
-    await asyncio.sleep(0)
-    return task
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(ENDS, ENDS)))
+def test_of_two_ends_the_first_stands(clock: FakeClock, first: str, second: str) -> None:
+    alone, both = (stream_of(clock, "#") for _ in range(2))
+    for stream in alone, both:
+        push(stream, "a")
+        assert not stream.ended
+        ENDS[first](stream)
+        assert stream.ended
+    assert not ENDS[second](both), "the engine is asked to stop, or an end is confirmed, twice"
+    assert push(both, "z") is False
+    assert state_of(both) == state_of(alone)
 
 
-async def test_a_waiting_reader_gets_the_first_token_at_once(clock: FakeClock) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=1.0))
-    reader = await reading(stream)
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_is_told_once_and_wakes_the_reader_whatever_it_waits_for(
+    clock: FakeClock, end: str
+) -> None:
+    told: list[bool] = []
+    watch = StopWatch(LetterDecoder(), StopRules(("#",)))
+    stream = TokenStream(clock, stop_watch=watch, on_end=lambda: told.append(stream.ended))
+    reader = Woken()
+    stream.read_by(reader)
+    ENDS[end](stream)
+    for other in ENDS.values():
+        other(stream)
+    assert reader.at == ["end"]
+    assert told == [True]
+
+
+def test_a_reader_is_woken_when_as_many_tokens_are_there_as_it_asked_for(clock: FakeClock) -> None:
+    stream, reader = stream_of(clock), Woken()
+    stream.read_by(reader)
     push(stream, "a")
-    assert await reader == Delta(0, (97,), "a")
+    assert reader.at == []
+    stream.wake_at = 3
+    push(stream, "b")
+    assert reader.at == []
+    push(stream, "cd")
+    assert reader.at == ["tokens"]
 
 
-async def test_tokens_that_come_while_the_reader_is_busy_are_one_delta(clock: FakeClock) -> None:
+def test_a_reader_in_anothers_place_is_woken_for_nothing_that_the_other_asked_for(
+    clock: FakeClock,
+) -> None:
+    stream, first, second = stream_of(clock), Woken(), Woken()
+    stream.read_by(first)
+    stream.wake_at = 1
+    stream.read_by(second)
+    push(stream, "a")
+    assert first.at == second.at == []
+    stream.cancel()
+    assert (first.at, second.at) == ([], ["end"])
+
+
+def test_without_a_reader_tokens_and_end_are_kept(clock: FakeClock) -> None:
     stream = stream_of(clock)
-    for letter in "abc":
-        push(stream, letter)
-    assert await stream.read() == Delta(0, (97, 98, 99), "abc")
-    push(stream, "d")
-    assert await stream.read() == Delta(3, (100,), "d")
-    assert stream.tokens_delivered == 4
+    stream.read_by(Woken())
+    stream.read_by(None)
+    stream.wake_at = 1
+    push(stream, "ab", LENGTH)
+    assert (letters(stream), stream.finish) == ("ab", LENGTH)
 
 
-async def test_an_empty_step_wakes_nobody(clock: FakeClock) -> None:
+def test_the_first_tokens_time_is_that_of_its_push(clock: FakeClock) -> None:
     stream = stream_of(clock)
-    reader = await reading(stream)
     assert stream.push([]) is False
-    await asyncio.sleep(0)
-    assert not reader.done()
     assert stream.first_token_at is None
-    push(stream, "a")
-    await reader
-
-
-async def test_the_first_tokens_time_is_the_push_not_the_read(clock: FakeClock) -> None:
-    stream = stream_of(clock)
+    clock.now += 5
     push(stream, "a")
     clock.now += 5
     push(stream, "b")
-    await stream.read()
     assert stream.first_token_at == clock.now - 5
 
 
-async def test_after_a_delta_tokens_wait_for_company_until_the_delay_is_over(
-    clock: FakeClock,
+@pytest.mark.parametrize(
+    ("finish", "is_stop"),
+    [
+        (STOP, True),
+        (EngineFinish(FinishReason.STOP, 98), True),
+        (LENGTH, False),
+        (EngineFinish(FinishReason.REPETITION), False),
+    ],
+)
+def test_the_last_token_is_a_stop_token_if_the_engine_stopped_at_it(
+    clock: FakeClock, finish: EngineFinish, is_stop: bool
 ) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=0.02))
-    push(stream, "a")
-    assert await stream.read() == Delta(0, (97,), "a")
-    reader = await reading(stream)
-    push(stream, "b")
-    push(stream, "c")
-    await asyncio.sleep(0)
-    assert not reader.done()
-    clock.now += 0.02  # the timer is a real one; only what it finds the time to be is not
-    assert await reader == Delta(1, (98, 99), "bc")
-
-
-async def test_a_token_that_comes_after_the_delay_has_passed_does_not_wait(
-    clock: FakeClock,
-) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=1.0))
-    push(stream, "a")
-    await stream.read()
-    clock.now += 1.0
-    reader = await reading(stream)
-    push(stream, "b")
-    assert await reader == Delta(1, (98,), "b")
-
-
-async def test_a_reader_that_slept_through_the_delay_gets_the_next_token_at_once(
-    clock: FakeClock,
-) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=0.02))
-    push(stream, "a")
-    await stream.read()
-    reader = await reading(stream)
-    clock.now += 0.02
-    while stream._wake_at != 1:  # the timer has fired; now it waits for one token, without a timer
-        await asyncio.sleep(0.001)
-    push(stream, "b")
-    assert await reader == Delta(1, (98,), "b")
-
-
-async def test_so_many_tokens_end_the_delay(clock: FakeClock) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=1.0, max_tokens_per_message=3))
-    push(stream, "a")
-    await stream.read()
-    reader = await reading(stream)
-    push(stream, "b")
-    push(stream, "c")
-    await asyncio.sleep(0)
-    assert not reader.done()
-    push(stream, "d")
-    assert await reader == Delta(1, (98, 99, 100), "bcd")
+    for stream in stream_of(clock), stream_of(clock, "#"):
+        push(stream, "a")
+        push(stream, "b", finish)
+        assert stream.end_came_with_token
+        assert stream.last_is_stop is is_stop
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel", "fail"])
-async def test_an_end_waits_for_no_delay(clock: FakeClock, end: str) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_delay_s=1.0))
+def test_an_end_without_a_token_came_with_none(clock: FakeClock, end: str) -> None:
+    stream = stream_of(clock)
     push(stream, "a")
-    await stream.read()
-    reader = await reading(stream)
-    push(stream, "b")
     ENDS[end](stream)
-    assert await reader == Delta(1, (98,), "b")
+    assert not stream.end_came_with_token
+    assert not stream.last_is_stop
 
 
-async def test_no_delta_has_more_tokens_than_it_may(clock: FakeClock) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_tokens_per_message=2))
-    push(stream, "abc")
-    push(stream, "de", LENGTH)
-    deltas = await rest(stream)
-    assert [d.token_ids for d in deltas] == [(97, 98), (99, 100), (101,)]
-    assert [d.text for d in deltas] == ["ab", "cd", "e"]
-
-
-async def test_with_stop_strings_a_deltas_text_does_not_run_ahead_of_its_tokens(
-    clock: FakeClock,
-) -> None:
-    stream = stream_of(clock, StopRules(("XYZ",)), DeliveryOptions(max_tokens_per_message=2))
-    push(stream, "abcdefgh")
-    push(stream, "", STOP)
-    tokens = letters = 0
-    for delta in await rest(stream):
-        tokens += len(delta.token_ids)
-        letters += len(delta.text)
-        assert letters <= tokens
-    assert letters == tokens == 8
-
-
-async def test_a_stop_token_is_delivered_but_is_no_text(clock: FakeClock) -> None:
-    stream = stream_of(clock)
-    push(stream, "ab", EngineFinish(FinishReason.STOP, 98))
-    assert await rest(stream) == [Delta(0, (97, 98), "a")]
-
-
-async def test_the_last_token_of_a_length_is_text(clock: FakeClock) -> None:
-    stream = stream_of(clock)
-    push(stream, "ab", LENGTH)
-    assert await rest(stream) == [Delta(0, (97, 98), "ab")]
-
-
-async def test_a_stop_string_ends_the_stream_and_asks_the_engine_to_stop(clock: FakeClock) -> None:
-    stream = stream_of(clock, StopRules(("bc",)))
+def test_a_stop_string_ends_the_stream_and_asks_the_engine_to_stop(clock: FakeClock) -> None:
+    stream = stream_of(clock, "bc")
     assert push(stream, "ab") is False
     assert push(stream, "cd") is True
     assert push(stream, "e") is False
-    assert await rest(stream) == [Delta(0, (97, 98, 99), "a")]
+    assert letters(stream) == "abc"
+    assert stream.count == 3
     assert stream.finish == EngineFinish(FinishReason.STOP, "bc")
+    assert stream.characters == 1
+    assert stream.end_came_with_token
+    assert not stream.last_is_stop
 
 
-async def test_a_stop_string_in_the_engines_last_step_needs_no_asking(clock: FakeClock) -> None:
-    stream = stream_of(clock, StopRules(("bc",)))
+def test_a_stop_string_in_the_engines_last_step_needs_no_asking_and_names_the_end(
+    clock: FakeClock,
+) -> None:
+    stream = stream_of(clock, "bc")
     assert push(stream, "abc", LENGTH) is False
     assert stream.finish == EngineFinish(FinishReason.STOP, "bc")
 
 
-async def test_text_held_back_for_a_stop_string_comes_with_the_end(clock: FakeClock) -> None:
-    stream = stream_of(clock, StopRules(("XYZ",)))
+def test_a_stop_string_that_is_wanted_in_the_text_cuts_behind_it(clock: FakeClock) -> None:
+    stream = stream_of(clock, "bc", include_stop=True)
     push(stream, "abcd")
-    assert await stream.read() == Delta(0, (97, 98, 99, 100), "ab")
-    push(stream, [], LENGTH)
-    assert await rest(stream) == [Delta(4, (), "cd")]
+    assert stream.characters == 3
 
 
-async def test_text_held_back_for_a_stop_string_comes_before_a_failure(clock: FakeClock) -> None:
-    stream = stream_of(clock, StopRules(("XYZ",)))
-    push(stream, "abcd")
-    await stream.read()
-    stream.fail(EngineDead())
-    assert await stream.read() == Delta(4, (), "cd")
-    with pytest.raises(EngineDead):
-        await stream.read()
+def test_a_stop_token_hides_no_stop_string_before_it(clock: FakeClock) -> None:
+    stream = stream_of(clock, "ab")
+    push(stream, "abz", STOP)
+    assert stream.finish == EngineFinish(FinishReason.STOP, "ab")
+    assert letters(stream) == "ab"
 
 
-async def test_a_cancelled_stream_delivers_what_was_decoded(clock: FakeClock) -> None:
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_what_was_taken_is_forgotten_unless_the_stream_can_be_resumed(
+    clock: FakeClock, keep_all: bool
+) -> None:
+    stream = TokenStream(clock, keep_all=keep_all)
+    push(stream, "abc")
+    stream.forget_before(2)
+    assert letters(stream) == "abc"
+    stream.forget_before(3)
+    push(stream, "d")
+    assert (letters(stream), stream.first_kept) == (("abcd", 0) if keep_all else ("d", 3))
+    assert stream.count == 4
+
+
+def test_a_cancelled_stream_says_so_and_only_once(clock: FakeClock) -> None:
     stream = stream_of(clock)
-    push(stream, "ab")
     assert stream.cancel() is True
-    assert await rest(stream) == [Delta(0, (97, 98), "ab")]
+    assert stream.cancel() is False
     assert stream.finish == CANCELLED
 
 
-async def test_a_failed_stream_delivers_what_was_decoded_and_then_raises(clock: FakeClock) -> None:
-    stream = stream_of(clock, delivery=DeliveryOptions(max_tokens_per_message=1))
-    push(stream, "ab")
-    stream.fail(EngineDead())
-    assert await stream.read() == Delta(0, (97,), "a")
-    assert await stream.read() == Delta(1, (98,), "b")
-    for _ in range(2):
-        with pytest.raises(EngineDead):
-            await stream.read()
-    assert stream.finish is None
-
-
-async def test_a_sleeping_reader_learns_of_a_failure(clock: FakeClock) -> None:
-    stream = stream_of(clock)
-    reader = await reading(stream)
-    stream.fail(DeadlineExceeded())
-    with pytest.raises(DeadlineExceeded):
-        await reader
-
-
-async def end_of(stream: TokenStream) -> EngineFinish | type[BaseException] | None:
-    try:
-        await rest(stream)
-    except (RequestFailed, EngineDead) as failure:
-        return type(failure)
-    return stream.finish
-
-
-@pytest.mark.parametrize(("first", "second"), list(itertools.product(ENDS, ENDS)))
-async def test_of_two_ends_the_first_stands(clock: FakeClock, first: str, second: str) -> None:
-    alone, both = (stream_of(clock, StopRules(("#",))) for _ in range(2))
-    for stream in alone, both:
-        push(stream, "a")
-        ENDS[first](stream)
-    assert both.ended
-    assert not ENDS[second](both)
-    push(both, "z")
-    assert await end_of(both) == await end_of(alone)
-    assert both.tokens_delivered == alone.tokens_delivered
-
-
-async def test_a_reader_that_was_cancelled_can_read_on(clock: FakeClock) -> None:
-    stream = stream_of(clock)
-    reader = await reading(stream)
-    reader.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader
-    push(stream, "a")
-    assert await stream.read() == Delta(0, (97,), "a")
-
-
-actions = st.lists(
-    st.one_of(
-        st.binary(min_size=0, max_size=4),  # a step's tokens
-        st.sampled_from(["read", "pause"]),
-    ),
-    max_size=40,
-)
-deliveries = st.builds(
-    DeliveryOptions, max_delay_s=st.just(0.0), max_tokens_per_message=st.none() | st.integers(1, 5)
-)
-ends = st.sampled_from(["finish", "cancel", "fail"])
-
-
-@given(actions, deliveries, st.booleans(), ends)
-async def test_any_order_of_steps_and_reads_gives_every_token_once_and_in_order(
-    order: list[bytes | str], delivery: DeliveryOptions, with_stop: bool, end: str
-) -> None:
-    # The token that cannot be in a text is a stop string that never comes.
-    rules = StopRules(("\U0010ffff\U0010ffff",)) if with_stop else StopRules()
-    stream = TokenStream(TextAssembler(Utf8Decoder(), rules), delivery, lambda: 0.0)
-    pushed = b""
-    deltas: list[Delta] = []
-    reader: asyncio.Task[Delta | None] | None = None
-
-    async def finish_read() -> None:
-        nonlocal reader
-        if reader is not None:
-            delta = await reader
-            assert delta is not None
-            deltas.append(delta)
-            reader = None
-
-    for action in order:
-        if isinstance(action, bytes):
-            stream.push(list(action))
-            pushed += action
-        elif action == "read" and reader is None:
-            reader = asyncio.create_task(stream.read())
-        else:
-            await asyncio.sleep(0)
-            if reader is not None and reader.done():
-                await finish_read()
-    if reader is not None and len(pushed) > sum(len(d.token_ids) for d in deltas):
-        await finish_read()
-    if end == "finish":
-        stream.push([END_OF_TEXT], STOP)
-    elif end == "cancel":
-        stream.cancel()
-    else:
-        stream.fail(RequestFailed())
-    try:
-        if reader is not None and (delta := await reader) is not None:
-            deltas.append(delta)
-        while (delta := await stream.read()) is not None:
-            deltas.append(delta)
-        assert end != "fail"
-    except RequestFailed:
-        assert end == "fail"
-
-    token_ids = [token_id for delta in deltas for token_id in delta.token_ids]
-    assert token_ids == list(pushed) + [END_OF_TEXT] * (end == "finish")
-    position = 0
-    for delta in deltas:
-        assert delta.first_token_index == position
-        assert len(delta.token_ids) <= (delivery.max_tokens_per_message or len(token_ids))
-        position += len(delta.token_ids)
-    assert stream.tokens_delivered == position
-    decoder = Utf8Decoder()
-    assert "".join(delta.text for delta in deltas) == "".join(map(decoder.decode, token_ids))
+def test_a_new_stream_wakes_nobody_at_any_number(clock: FakeClock) -> None:
+    assert stream_of(clock).wake_at == NEVER

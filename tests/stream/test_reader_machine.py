@@ -1,0 +1,239 @@
+"""Any order of steps, messages, credit, time, ends and readers, against a model of the rules."""
+
+import math
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from service.domain import DeliveryOptions, EngineFinish
+from service.errors import EngineDead, StreamTakenOver
+from service.stream.pacing import DelayGrid
+from service.stream.reader import MOST_TOKENS_PER_MESSAGE, StreamReader
+from service.stream.stop_strings import StopWatch
+from service.stream.text import StopRules, TextCursor
+from service.stream.token_stream import TokenStream
+from tests.conftest import FakeClock
+from tests.stream.by_hand import CANCELLED, LENGTH, STOP, LetterDecoder, NotedSink, naive_stop
+
+TICK_S = 1 / 1024  # exact, so that no moment is missed by rounding
+
+deliveries = st.builds(
+    DeliveryOptions,
+    max_delay_s=st.none() | st.sampled_from([0.0, 0.003, 0.01, 0.05]),
+    max_tokens_per_message=st.none() | st.integers(1, 4),
+    credit=st.none() | st.integers(0, 4),
+)
+
+
+class Model:
+    """What one reader may and must have got, by the rules alone."""
+
+    def __init__(self, position: int, delivery: DeliveryOptions, eager: bool) -> None:
+        self.first = position
+        self.delivery = delivery
+        self.eager = eager  # its sink takes as soon as it is told
+        self.tokens: list[int] = []
+        self.text = ""
+        self.limit = math.inf if delivery.credit is None else position + delivery.credit
+        self.quiet_until = -math.inf  # the end of the delay after its last message
+
+    @property
+    def position(self) -> int:
+        return self.first + len(self.tokens)
+
+    @property
+    def most(self) -> int:
+        return self.delivery.max_tokens_per_message or MOST_TOKENS_PER_MESSAGE
+
+
+class Reading(RuleBasedStateMachine):
+    """One stream that can be resumed, and its readers one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.grid = DelayGrid(self.clock)
+        self.armed_at_ms: int | None = None
+        self.grid.on_arm(self.arm)
+        self.sink = NotedSink()
+        self.pushed: list[int] = []  # of them `kept` belong to the answer
+        self.finish: EngineFinish | None = None
+        self.failed = False
+        self.end_with_token = False
+
+    def arm(self, at_ms: int) -> None:
+        self.armed_at_ms = at_ms
+
+    @initialize(
+        delivery=deliveries,
+        eager=st.booleans(),
+        strings=st.lists(st.text("ab", min_size=2, max_size=3), max_size=2),
+        include_stop=st.booleans(),
+    )
+    def begin(
+        self, delivery: DeliveryOptions, eager: bool, strings: list[str], include_stop: bool
+    ) -> None:
+        self.stop_rules = StopRules(tuple(strings), include_stop=include_stop)
+        watch = StopWatch(LetterDecoder(), self.stop_rules) if strings else None
+        self.stream = TokenStream(self.clock, stop_watch=watch, keep_all=True)
+        self.open(0, delivery, eager)
+
+    def open(self, position: int, delivery: DeliveryOptions, eager: bool) -> None:
+        self.model = Model(position, delivery, eager)
+        self.reader = StreamReader(
+            self.stream, position, LetterDecoder(), self.stop_rules, delivery, self.grid, self.sink
+        )
+
+    # -- what happens --------------------------------------------------------------------------
+
+    @rule(letters=st.text("abc", max_size=5), end=st.sampled_from([None, None, None, STOP, LENGTH]))
+    def step(self, letters: str, end: EngineFinish | None) -> None:
+        before = self.stream.ended
+        ids = [ord(c) for c in letters]
+        asked_to_stop = self.stream.push(ids, end)
+        if before:
+            assert not asked_to_stop
+            return
+        text_ids = ids[:-1] if end is STOP and not self.stop_rules.include_stop else ids
+        _, match = naive_stop(list(map(chr, [*self.pushed, *text_ids])), self.stop_rules)
+        self.pushed += ids
+        assert asked_to_stop is (match is not None and end is None)
+        if match is not None:
+            del self.pushed[match.tokens_kept :]
+            end = EngineFinish(STOP.reason, match.string)
+        self.finish = end
+        self.end_with_token = end is not None and bool(ids)
+
+    @rule()
+    def cancel(self) -> None:
+        if self.stream.cancel():
+            self.finish = CANCELLED
+
+    @rule()
+    def fail(self) -> None:
+        self.failed |= self.stream.fail(EngineDead())
+
+    @precondition(lambda self: self.reader in self.sink.told)
+    @rule()
+    def take(self) -> None:
+        self.take_once()
+
+    @precondition(lambda self: not self.reader.exhausted)  # its sink has closed it then
+    @rule(more=st.integers(-3, 6))
+    def grant(self, more: int) -> None:
+        limit = self.model.position + more
+        self.reader.grant(limit)
+        self.model.limit = max(self.model.limit, limit)
+
+    @rule(ticks=st.integers(1, 60))
+    def time_passes(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.clock.now += TICK_S
+            if self.armed_at_ms is not None and self.armed_at_ms <= self.clock.now * 1000:
+                self.armed_at_ms = None
+                self.grid.fire()
+                self.take_if_eager()
+
+    @rule(lag_s=st.sampled_from([0.0, 0.01, 0.02, 1.0]))
+    def the_loop_lags(self, lag_s: float) -> None:
+        self.grid.adaptive.observe(lag_s)
+
+    @rule(delivery=deliveries, eager=st.booleans(), back=st.integers(0, 6))
+    def another_reader_takes_over(self, delivery: DeliveryOptions, eager: bool, back: int) -> None:
+        position = max(0, len(self.pushed) - back)
+        if position == len(self.pushed) and self.end_with_token:
+            return  # behind everything: test_reader_ends.py
+        old = self.reader
+        old.break_off(StreamTakenOver())
+        assert old.closed
+        self.sink.told.clear()
+        self.open(position, delivery, eager)
+
+    # -- what holds always -----------------------------------------------------------------------
+
+    @invariant()
+    def an_eager_sink_takes(self) -> None:
+        self.take_if_eager()
+
+    @invariant()
+    def the_sink_knows_of_everything_that_is_due(self) -> None:
+        if self.reader.exhausted:
+            assert self.reader not in self.sink.told
+            return
+        deliverable = min(len(self.pushed), self.model.limit) - self.model.position
+        ended = self.finish is not None or self.failed
+        if ended:
+            starved = len(self.pushed) > self.model.position and deliverable <= 0
+            due = self.failed or not starved
+        else:
+            enough = deliverable >= self.model.most
+            due = enough or (deliverable > 0 and self.clock.now >= self.model.quiet_until)
+        if due:
+            assert self.reader in self.sink.told
+
+    @invariant()
+    def what_was_taken_is_the_answers_own(self) -> None:
+        model = self.model
+        assert model.tokens == self.pushed[model.first : model.position]
+        if self.reader.exhausted and self.finish is not None:
+            assert model.position == len(self.pushed)
+            assert model.text == self.whole_text()[len(self.text_after(model.first)) :]
+        elif self.reader.exhausted and model.position == len(self.pushed):
+            assert model.text == self.whole_text()[len(self.text_after(model.first)) :]
+        else:
+            expected = self.text_after(model.position)
+            assert model.text == expected[len(self.text_after(model.first)) :]
+
+    # -- taking ----------------------------------------------------------------------------------
+
+    def take_if_eager(self) -> None:
+        while self.model.eager and self.reader in self.sink.told:
+            self.take_once()
+
+    def take_once(self) -> None:
+        self.sink.told.remove(self.reader)
+        model, delay_s = self.model, self.model.delivery.max_delay_s
+        delta = self.reader.take()
+        if delta is None:
+            return
+        assert delta.first_token_index == model.position
+        assert len(delta.token_ids) <= model.most
+        assert delta.token_ids or (delta.text and self.reader.exhausted)
+        model.tokens += delta.token_ids
+        model.text += delta.text
+        assert model.position <= model.limit
+        if delay_s is None:
+            delay_s = self.grid.adaptive.delay_ms / 1000
+        # The timer of a real loop ticks, too.
+        model.quiet_until = self.clock.now + delay_s + TICK_S
+
+    def text_after(self, count: int) -> str:
+        return TextCursor(LetterDecoder(), self.stop_rules).take(self.pushed[:count])
+
+    def whole_text(self) -> str:
+        letters = list(map(chr, self.pushed))
+        if self.end_with_token and self.finish is STOP and not self.stop_rules.include_stop:
+            letters.pop()
+        return naive_stop(letters, self.stop_rules)[0]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "reader"):
+            return
+        self.cancel()
+        if not self.reader.exhausted:
+            self.grant(1_000_000)
+        while self.reader in self.sink.told:
+            self.take_once()
+        assert self.reader.exhausted
+        self.what_was_taken_is_the_answers_own()
+
+
+TestReading = Reading.TestCase
+TestReading.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

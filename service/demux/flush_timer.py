@@ -33,10 +33,7 @@ class FlushTimer:
 
 async def probe_event_loop(observe: Callable[[float], None]) -> None:
     """Measure for ever how much later than planned the event loop comes round, in seconds."""
-    loop = asyncio.get_running_loop()
     while True:
         planned = time.monotonic() + PROBE_EVERY_S
-        woken: asyncio.Future[None] = loop.create_future()
-        loop.call_later(PROBE_EVERY_S, woken.set_result, None)
-        await woken
+        await asyncio.sleep(PROBE_EVERY_S)
         observe(max(0.0, time.monotonic() - planned))

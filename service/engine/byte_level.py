@@ -77,19 +77,19 @@ class ByteLevelDecoder:
         self._held = b""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Take the next tokens; return the text that became certain, possibly none."""
+        """See `TokenDecoder`."""
         if not self._held:
             texts = self._texts
             try:
-                if len(token_ids) == 1:
-                    text = texts[token_ids[0]]
-                    if text is not None:
-                        return text
-                else:
-                    return "".join([texts[i] for i in token_ids])  # type: ignore[misc]
+                return "".join([texts[i] for i in token_ids])  # type: ignore[misc]
             except TypeError:  # None among them
                 pass
         return "".join([self._decode_one(i) for i in token_ids])
+
+    def decode_token(self, token_id: int) -> str:
+        """See `TokenDecoder`."""
+        text = self._texts[token_id]
+        return text if text is not None and not self._held else self._decode_one(token_id)
 
     def _decode_one(self, token_id: int) -> str:
         vocabulary = self._vocabulary

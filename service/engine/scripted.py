@@ -71,6 +71,10 @@ class Utf8Decoder:
         """Take the next bytes."""
         return self._decoder.decode(bytes(i for i in token_ids if i != END_OF_TEXT))
 
+    def decode_token(self, token_id: int) -> str:
+        """Take the next byte."""
+        return self.decode((token_id,))
+
 
 @dataclass(slots=True)
 class _Job:

@@ -52,7 +52,7 @@ class VllmDecoder:
         self._detokenizer = detokenizer
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Take the next tokens; return the text that became certain, possibly none."""
+        """See `TokenDecoder`."""
         detokenizer, texts = self._detokenizer, []
         for token_id in token_ids:
             # The slow decoder reads the id from the list, the fast one ignores it.
@@ -60,11 +60,19 @@ class VllmDecoder:
             texts.append(detokenizer.decode_next(token_id))
         return "".join(texts)
 
+    def decode_token(self, token_id: int) -> str:
+        """See `TokenDecoder`."""
+        return self.decode((token_id,))
+
 
 class NoDecoder:
     """For an engine without a tokenizer: token ids only, no text."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        """Return no text."""
+        return ""
+
+    def decode_token(self, token_id: int) -> str:
         """Return no text."""
         return ""
 

@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from service.domain import DeliveryOptions, Finished, GenerationRequest, Started
 from service.errors import ServiceError
+from service.stream.columns import DeltaColumns
 
 
 class ActionKind(Enum):
@@ -50,14 +51,10 @@ class Credit:
 
 @dataclass(slots=True)
 class Frame:
-    """One message: the columns are pairwise, `token_ids` has all deltas' tokens in their order."""
+    """One message; the deltas' tags are the requests' ids."""
 
     started: list[tuple[int, Started]] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    first_token_indexes: list[int] = field(default_factory=list)
-    token_counts: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    deltas: DeltaColumns = field(default_factory=DeltaColumns)
     finished: list[tuple[int, Finished]] = field(default_factory=list)
     failed: list[tuple[int, ServiceError]] = field(default_factory=list)
     rejected: list[tuple[int, ActionKind, ServiceError]] = field(default_factory=list)

@@ -30,10 +30,15 @@ MOST_NOTICES = 1024
 
 
 class Session:
-    """See the rules above. `wake` is called when there is something to write, or it is over."""
+    """See the rules above.
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    `wake` is called when there is something to write, or it is over; `wake_soon` when it can
+    wait some milliseconds for company.
+    """
+
+    def __init__(self, wake: Callable[[], None], wake_soon: Callable[[], None]) -> None:
         self._wake = wake
+        self._wake_soon = wake_soon
         self._last_id = 0
         self._opening: set[int] = set()
         self._reading: dict[int, tuple[Generation, StreamReader]] = {}
@@ -63,7 +68,7 @@ class Session:
         limit = self._limits.pop(request_id, None)
         if limit is not None:
             reader.grant(limit)
-        self._wake()
+        self._wake_soon()
 
     def not_opened(self, request_id: int, failure: ServiceError | None) -> None:
         """Tell that a request could not be opened; None: it was closed, and nobody is told."""
@@ -144,23 +149,15 @@ class Session:
         self._idle = False
         frame, self._notices = notices, Frame()
         ready, self._ready = self._ready, deque()
-        ids, firsts, counts = frame.ids, frame.first_token_indexes, frame.token_counts
-        token_ids, texts = frame.token_ids, frame.texts
+        deltas = frame.deltas
+        token_ids = deltas.token_ids
         while ready:
             reader = ready.popleft()
             if reader.closed:
                 if reader.broken is not None:
                     self._end(frame, reader)
                 continue
-            delta = reader.take()
-            if delta is not None:
-                first, tokens, text = delta
-                ids.append(reader.tag)
-                firsts.append(first)
-                counts.append(len(tokens))
-                token_ids.extend(tokens)
-                texts.append(text)
-            if reader.exhausted:
+            if reader.take_into(deltas):
                 self._end(frame, reader)
             if len(token_ids) >= MOST_TOKENS_PER_FRAME:
                 ready.extend(self._ready)

@@ -25,6 +25,7 @@ from typing import Protocol
 
 from service.domain import DeliveryOptions, Delta
 from service.errors import ServiceError
+from service.stream.columns import DeltaColumns
 from service.stream.pacing import DelayGrid
 from service.stream.text import StopRules, TextCursor, TokenDecoder
 from service.stream.token_stream import NEVER, TokenStream
@@ -59,8 +60,11 @@ class StreamReader:
     """See the rules above. `position`: index of the first token that it has not taken."""
 
     __slots__ = (
+        "_decode",
+        "_decode_token",
         "_delay_ms",
         "_due_at_ms",
+        "_every_token",
         "_grid",
         "_limit",
         "_most",
@@ -99,6 +103,8 @@ class StreamReader:
         self.sending = False
         self.sent = 0
         self._text = TextCursor(decoder, rules)
+        self._decode = self._text.take if rules.strings else decoder.decode
+        self._decode_token = decoder.decode_token
         if position:
             self._text.skip(stream.tokens[:position])
         self._grid = grid
@@ -107,6 +113,8 @@ class StreamReader:
         self._delay_ms = (
             None if delivery.max_delay_s is None else round(delivery.max_delay_s * 1000)
         )
+        # Whether one token may go out as it comes, with the text that the decoder has for it.
+        self._every_token = self._delay_ms == 0 and not rules.strings
         self._limit = NEVER if delivery.credit is None else position + delivery.credit
         self._due_at_ms = 0
         self._seen_progress: tuple[int, int] | None = None
@@ -166,20 +174,47 @@ class StreamReader:
         through before a failure.
         """
         stream, position = self.stream, self.position
-        number = min(stream.count, self._limit) - position
-        if number > self._most:
-            number = self._most
+        end, most = stream.count, position + self._most
+        if end > self._limit:
+            end = self._limit
+        if end > most:
+            end = most
         if self._state is _READY:
             self._state = _IDLE
-        if stream.finish is not None or stream.failure is not None:
-            return self._take_of_ended(number)
-        if number <= 0:
+        if stream.ended:
+            return self._take_of_ended(end)
+        if end <= position:
             self._wait_or_ready(1)
             return None
-        token_ids = self._slice(number)
-        delta = Delta(position, token_ids, self._text.take(token_ids))
-        self._after_message(position + number)
+        token_ids = self._slice(end)
+        delta = Delta(position, token_ids, self._decode(token_ids))
+        self._after_message(end)
         return delta
+
+    def take_into(self, columns: DeltaColumns) -> bool:
+        """Take what is due and add it. Returns whether the reader is `exhausted`."""
+        stream, position = self.stream, self.position
+        if (
+            self._every_token
+            and stream.count - position == 1
+            and not stream.ended
+            and position < self._limit
+        ):
+            # `take` in short, for the most frequent case by far: one token at each step.
+            if stream.keep_all:
+                token_id = stream.tokens[-1]
+            else:
+                token_id = stream.tokens.pop()
+                stream.first_kept = position + 1
+            columns.add_token(self.tag, position, token_id, self._decode_token(token_id))
+            self.position = position = position + 1
+            self._state = _IDLE
+            stream.wake_at = position + 1 if position < self._limit else NEVER
+            return False
+        delta = self.take()
+        if delta is not None:
+            columns.add(self.tag, delta)
+        return self.exhausted
 
     def break_off(self, failure: ServiceError) -> None:
         """End this reader, not its stream."""
@@ -204,10 +239,9 @@ class StreamReader:
             return False
         return now - self._seen_at >= limit_s
 
-    def _take_of_ended(self, number: int) -> Delta | None:
+    def _take_of_ended(self, end: int) -> Delta | None:
         stream, position, text = self.stream, self.position, self._text
-        end = position + number
-        token_ids: Sequence[int] = self._slice(number) if number > 0 else ()
+        token_ids: Sequence[int] = self._slice(end) if end > position else ()
         if end == stream.count and stream.end_came_with_token:
             self.position = end
             self.exhausted = True
@@ -221,22 +255,22 @@ class StreamReader:
             self.position = end
             if end < min(stream.count, self._limit) or end == stream.count or stream.failure:
                 self.wake()
-            return Delta(position, token_ids, text.take(token_ids))
+            return Delta(position, token_ids, self._decode(token_ids))
         if position < stream.count and stream.failure is None:
             return None  # until `grant`
         self.exhausted = True
         tail = text.take_last((), last_is_stop=False) if position == stream.count else ""
         return Delta(position, (), tail) if tail else None
 
-    def _slice(self, number: int) -> Sequence[int]:
-        start = self.position - self.stream.first_kept
-        return self.stream.tokens[start : start + number]
+    def _slice(self, end: int) -> Sequence[int]:
+        first = self.stream.first_kept
+        return self.stream.tokens[self.position - first : end - first]
 
     def _after_message(self, position: int) -> None:
         self.position = position
         stream = self.stream
-        if position == stream.count and not stream.keep_all:
-            stream.forget_before(position)
+        if position == stream.count:
+            stream.all_taken()
         delay_ms = self._delay_ms
         if delay_ms is None:
             delay_ms = self._grid.adaptive.delay_ms

@@ -50,7 +50,7 @@ class StopWatch:
             self._tokens += 1
             if skip and position == len(token_ids) - 1:
                 break
-            piece = self._decoder.decode((token_id,))
+            piece = self._decoder.decode_token(token_id)
             if not piece:
                 continue
             self._kept += piece

@@ -30,6 +30,9 @@ class TokenDecoder(Protocol):
         Taking them one by one gives the same text in the end, and the same after each of them.
         """
 
+    def decode_token(self, token_id: int) -> str:
+        """Take one token; the same as `decode` of it alone, where that is all there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class StopRules:
@@ -66,10 +69,7 @@ class TextCursor:
 
     def take(self, token_ids: Sequence[int]) -> str:
         """Return the text of the next tokens, none of which is the answer's last."""
-        text = self._decoder.decode(token_ids)
-        if not self._hold:
-            return text
-        text = self._held + text
+        text = self._held + self._decoder.decode(token_ids)
         out = max(0, len(text) - self._hold)
         self._held = text[out:]
         self._out += out

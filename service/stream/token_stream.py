@@ -54,6 +54,7 @@ class TokenStream:
         "cached_prompt_tokens",
         "count",
         "end_came_with_token",
+        "ended",
         "failure",
         "finish",
         "first_kept",
@@ -85,16 +86,12 @@ class TokenStream:
         self.wake_at = NEVER
         self.first_token_at: float | None = None
         self.cached_prompt_tokens = 0
+        self.ended = False  # more may still wait to be read
         self.finish: EngineFinish | None = None
         self.failure: ServiceError | None = None
         # Of the end: whether it came with the last token, and that token is no text.
         self.end_came_with_token = False
         self.last_is_stop = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream has its end; more may still wait to be read."""
-        return self.finish is not None or self.failure is not None
 
     @property
     def characters(self) -> int | None:
@@ -112,7 +109,7 @@ class TokenStream:
         Returns True if the engine has to be told to stop: a stop string completed, which only
         this side can see.
         """
-        if self.finish is not None or self.failure is not None:
+        if self.ended:
             return False
         stop = False
         if token_ids:
@@ -155,13 +152,14 @@ class TokenStream:
         self._end()
         return True
 
-    def forget_before(self, index: int) -> None:
-        """Drop what was taken, unless the stream can be resumed."""
-        if not self.keep_all and index >= self.count:
+    def all_taken(self) -> None:
+        """Forget the tokens, unless the stream can be resumed."""
+        if not self.keep_all:
             del self.tokens[:]
             self.first_kept = self.count
 
     def _end(self) -> None:
+        self.ended = True
         if self._reader is not None:
             self._reader.wake_for_end()
         if self._on_end is not None:

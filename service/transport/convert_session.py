@@ -35,13 +35,14 @@ def from_frame(frame: Frame) -> generation_pb2.SessionResponse:
     message = generation_pb2.SessionResponse()
     for request_id, started in frame.started:
         message.started.add(id=request_id, started=from_started(started))
-    if frame.ids:
+    columns = frame.deltas
+    if columns.tags:
         deltas = message.deltas
-        deltas.ids.extend(frame.ids)
-        deltas.first_token_indexes.extend(frame.first_token_indexes)
-        deltas.token_counts.extend(frame.token_counts)
-        deltas.token_ids.extend(frame.token_ids)
-        deltas.texts.extend(frame.texts)
+        deltas.ids.extend(columns.tags)
+        deltas.first_token_indexes.extend(columns.first_token_indexes)
+        deltas.token_counts.extend(columns.token_counts)
+        deltas.token_ids.extend(columns.token_ids)
+        deltas.texts.extend(columns.texts)
     for request_id, finished in frame.finished:
         message.finished.add(id=request_id, finished=from_finished(finished))
     for request_id, failure in frame.failed:

@@ -71,7 +71,9 @@ class AsyncClient:
         self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             health.CHECK
         )
-        self._session = Session(self._open_session) if self._options.use_sessions else None
+        self._session = (
+            Session(self._open_session, self._stop_quietly) if self._options.use_sessions else None
+        )
         self._streams = WeakSet[AsyncStream]()
         self._background = set[asyncio.Task[None]]()
         self._closed = False
@@ -258,7 +260,7 @@ class AsyncClient:
             session = None
         elif opening.ByteSize() > min(_LARGEST_IN_SESSION, mine.max_message_bytes // 2):
             session = None
-        stream = AsyncStream(Delivery(answer, session, self._own_call, self._stop_quietly))
+        stream = AsyncStream(Delivery(answer, session, self._own_call))
         self._streams.add(stream)
         return stream
 

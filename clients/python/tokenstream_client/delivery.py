@@ -6,7 +6,7 @@ from typing import Final
 
 from tokenstream_client.answer import Answer
 from tokenstream_client.errors import DeadlineExceeded, TokenstreamError
-from tokenstream_client.own_call import OwnCall, Stop
+from tokenstream_client.own_call import OwnCall
 from tokenstream_client.session import Session
 
 # The service's own word on a deadline has usage and cause, so it gets the time to arrive.
@@ -21,14 +21,12 @@ class Delivery:
         answer: Answer,
         session: Session | None,
         own_call: Callable[[Answer], OwnCall],
-        stop: Stop,
     ) -> None:
         """`own_call` opens a call, where there is no session or it cannot carry the answer."""
         self.answer = answer
         self.loop = asyncio.get_running_loop()
         self._session = session
         self._own_call = own_call
-        self._stop = stop
         self._call: OwnCall | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -72,11 +70,8 @@ class Delivery:
             return
         if self._call is not None:
             self._call.leave()
-            return
-        told = self._session is not None and self._session.leave(answer)
-        if not told and answer.must_be_stopped and answer.stream_id:
-            # The connection is down; what never began needs no end.
-            self._stop(answer.stream_id, answer.terms.api_key)
+        elif self._session is not None:
+            self._session.leave(answer)
 
     def _expire(self) -> None:
         self.leave(DeadlineExceeded("the timeout passed without an end"))

@@ -8,6 +8,8 @@ ends and another begins. Rules:
 - Of an id that is not in `_routes` nothing is taken: its answer has ended, or its reader has left.
 - An answer that has ended is not in `_routes`.
 
+- An answer that was left is remembered until its close has gone out on a call that works.
+
 What waits to be sent is at most four frames for each answer, and one credit frame for all.
 """
 
@@ -44,6 +46,8 @@ class Multiplexer:
         self._opened: set[int] = set()
         self._outbox: deque[tuple[str, int]] = deque()
         self._limits: dict[int, int] = {}
+        self._heard = False
+        self._partings: dict[int, Answer] = {}
         self._retries: list[tuple[float, Answer]] = []
 
     def __len__(self) -> int:
@@ -70,6 +74,7 @@ class Multiplexer:
         if told:
             if answer.must_be_stopped:
                 self._outbox.append((_CANCEL, identity))
+                self._partings[identity] = answer
             self._outbox.append((_CLOSE, identity))
         return told
 
@@ -102,6 +107,8 @@ class Multiplexer:
         while self._outbox:
             action, identity = self._outbox.popleft()
             if action is _CLOSE:
+                if self._heard:
+                    self._partings.pop(identity, None)
                 return pb.SessionRequest(close=pb.SessionClose(id=identity))
             if action is _CANCEL:
                 return pb.SessionRequest(cancel=pb.SessionCancel(id=identity))
@@ -118,6 +125,10 @@ class Multiplexer:
 
     def receive(self, message: pb.SessionResponse) -> None:
         """Hand a message's events to their answers."""
+        if not self._heard:
+            self._heard = True
+            unsent = {identity for action, identity in self._outbox if action is _CLOSE}
+            self._partings = {i: a for i, a in self._partings.items() if i in unsent}
         for start in message.started:
             if (answer := self._routes.get(start.id)) is not None:
                 answer.on_started(started_from_message(start.started))
@@ -155,6 +166,15 @@ class Multiplexer:
             else:
                 answer.end(error)
 
+    def take_partings(self) -> list[Answer]:
+        """Return the answers that were left, and must be stopped, but whose frames got nowhere:
+        the call that they were for never came up, or broke before.
+        """
+        partings = list(self._partings.values()) if not self._connected else []
+        if partings:
+            self._partings.clear()
+        return partings
+
     def take_retries(self) -> list[tuple[float, Answer]]:
         """Return answers to `add` again, each after so many seconds."""
         retries, self._retries = self._retries, []
@@ -174,7 +194,7 @@ class Multiplexer:
         self._opened.discard(identity)
 
     def _disconnect(self) -> list[Answer]:
-        self._connected, self._last_id = False, 0
+        self._connected, self._heard, self._last_id = False, False, 0
         self._routes.clear()
         self._opened.clear()
         self._outbox.clear()

@@ -17,6 +17,7 @@ from tokenstream_client.errors import (
     Unavailable,
 )
 from tokenstream_client.multiplexer import Multiplexer
+from tokenstream_client.own_call import Stop
 from tokenstream_client.status import error_from_rpc
 
 # Time for the service to take the last frames and end the call, when the client closes.
@@ -34,9 +35,12 @@ class Session:
     holds up another; what waits here is bounded by each answer's window.
     """
 
-    def __init__(self, open_call: Callable[..., Any]) -> None:
-        """`open_call` begins a Session call, with a `timeout` if given one. Needs a running loop."""
+    def __init__(self, open_call: Callable[..., Any], stop: Stop) -> None:
+        """`open_call` begins a Session call, with a `timeout` if given; `stop` ends a stream where
+        no session can. Needs a running loop.
+        """
         self._open_call = open_call
+        self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._multiplexer = Multiplexer(self._loop.time)
         self._frames = asyncio.Event()
@@ -60,11 +64,11 @@ class Session:
         if self._running is None:
             self._running = self._loop.create_task(self._run())
 
-    def leave(self, answer: Answer) -> bool:
-        """Let go of an answer; False: the service cannot be told now."""
-        told = self._multiplexer.leave(answer)
+    def leave(self, answer: Answer) -> None:
+        """Let go of an answer, and let the service know."""
+        if not self._multiplexer.leave(answer):
+            self._part(answer)  # the connection is down
         self._frames.set()
-        return told
 
     def stop(self, answer: Answer) -> None:
         """Ask for an answer's end."""
@@ -89,11 +93,17 @@ class Session:
             task.cancel()
             await asyncio.wait([task])
 
+    def _part(self, answer: Answer) -> None:
+        if answer.must_be_stopped and answer.stream_id:  # what never began needs no end
+            self._stop(answer.stream_id, answer.terms.api_key)
+
     async def _run(self) -> None:
         try:
             while len(self._multiplexer) and not self._closing:
                 error = await self._connection()
                 delay = self._after(error)
+                for answer in self._multiplexer.take_partings():
+                    self._part(answer)
                 if delay is None:
                     return
                 await asyncio.sleep(delay)

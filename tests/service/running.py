@@ -1,7 +1,7 @@
 """A whole service over a scripted engine, in the test's event loop, behind a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +81,17 @@ class RunningService:
         call = self.generation.Generate(request, timeout=timeout)
         return call
 
+    def resume(
+        self, stream_id: str, next_token_index: int = 0, **stream: Any
+    ) -> "grpc.aio.UnaryStreamCall[pb.ResumeRequest, pb.ResumeResponse]":
+        """Read a stream on; `stream`: its StreamOptions."""
+        request = pb.ResumeRequest(stream_id=stream_id, next_token_index=next_token_index)
+        if stream:
+            request.stream.CopyFrom(pb.StreamOptions(**stream))
+        call: grpc.aio.UnaryStreamCall[pb.ResumeRequest, pb.ResumeResponse]
+        call = self.generation.Resume(request)
+        return call
+
     async def cancel(self, stream_id: str) -> None:
         """End a stream by its id."""
         await self.generation.Cancel(pb.CancelRequest(stream_id=stream_id))
@@ -100,31 +111,54 @@ class RunningService:
         return sum(map(self.count, Outcome))
 
     @property
+    def tokens_routed(self) -> int:
+        """Tokens that have come as far as their streams."""
+        return self.service.demultiplexer.router.counts.tokens_routed
+
+    @property
     def idle(self) -> bool:
         """Whether nothing of any request is left anywhere."""
+        return self.nothing_runs and len(self.service.directory) == 0
+
+    @property
+    def nothing_runs(self) -> bool:
+        """Whether no request holds anything; streams that have ended may still be readable."""
         return (
             self.service.gate.held == 0
             and len(self.service.demultiplexer.router) == 0
-            and len(self.service.directory) == 0
+            and len(self.service.directory) == self.service.directory.retained
             and not self.engine.running_ids
         )
 
 
+Response = pb.GenerateResponse | pb.ResumeResponse
+
+
 @dataclass
 class Answer:
-    """What came of one stream; checks the grammar while it reads."""
+    """What came of one stream, from a token index on; checks the grammar while it reads."""
 
+    first: int = 0
     started: pb.Started | None = None
     deltas: list[pb.Delta] = field(default_factory=list)
     finished: pb.Finished | None = None
 
-    async def read(self, call: AsyncIterable[pb.GenerateResponse]) -> "Answer":
+    async def read(self, call: AsyncIterable[Response]) -> "Answer":
         """Read to the end; raises what the call raises."""
         async for message in call:
             self.add(message)
         return self
 
-    def add(self, message: pb.GenerateResponse) -> None:
+    async def read_tokens(self, call: AsyncIterable[Response], count: int) -> "Answer":
+        """Read until there are so many tokens, or the end."""
+        if not self.started or len(self.token_ids) < count:
+            async for message in call:
+                self.add(message)
+                if len(self.token_ids) >= count:
+                    break
+        return self
+
+    def add(self, message: Response) -> None:
         """Take one message that must be allowed here."""
         assert self.finished is None, "something came after the end"
         match message.WhichOneof("event"):
@@ -134,7 +168,7 @@ class Answer:
                 self.started = message.started
             case "delta":
                 assert self.started is not None
-                assert message.delta.first_token_index == len(self.token_ids)
+                assert message.delta.first_token_index == self.first + len(self.token_ids)
                 assert message.delta.token_ids or message.delta.text
                 self.deltas.append(message.delta)
             case "finished":
@@ -164,7 +198,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The rich status of a failed call."""
+    """The rich status of a failed call, or of a failed request of a session."""
 
     code: grpc.StatusCode
     message: str
@@ -177,19 +211,30 @@ class Refusal:
     def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
         """Unpack the details; their own code and message must be those of the call."""
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has all that is read
+        if status is not None:
+            assert status.message == error.details()
+        details = () if status is None else status.details
+        return cls._of(error.code(), error.details() or "", details)
+
+    @classmethod
+    def of_failure(cls, failure: pb.Failure) -> "Refusal":
+        """Unpack the status of one request of a session."""
+        code = next(code for code in grpc.StatusCode if code.value[0] == failure.code)
+        return cls._of(code, failure.message, failure.details)
+
+    @classmethod
+    def _of(cls, code: grpc.StatusCode, message: str, details: Iterable[Any]) -> "Refusal":
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
         retry_after_s: float | None = None
-        if status is not None:
-            assert status.message == error.details()
-            for detail in status.details:
-                known = detail.Unpack(info) or detail.Unpack(bad)
-                if not known:
-                    assert detail.Unpack(retry)
-                    retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+        for detail in details:
+            known = detail.Unpack(info) or detail.Unpack(bad)
+            if not known:
+                assert detail.Unpack(retry)
+                retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
         return cls(
-            error.code(),
-            error.details() or "",
+            code,
+            message,
             info.reason,
             info.domain,
             tuple(violation.field for violation in bad.field_violations),
@@ -210,7 +255,7 @@ async def refusal(call: Any) -> Refusal:
     raise AssertionError("the call did not fail")
 
 
-async def started(call: AsyncIterable[pb.GenerateResponse]) -> str:
+async def started(call: AsyncIterable[Response]) -> str:
     """Read a stream's first event; return its id."""
     async for message in call:
         return message.started.stream_id

@@ -1,0 +1,222 @@
+"""A caller's side of one session: says what it wants, takes frames apart, checks their grammar."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from tests.service.running import PATIENCE_S, Answer, Refusal
+from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import generation_pb2_grpc
+
+_ACTIONS = {
+    pb.SESSION_ACTION_UNSPECIFIED: "none",
+    pb.SESSION_ACTION_START: "start",
+    pb.SESSION_ACTION_CANCEL: "cancel",
+    pb.SESSION_ACTION_CREDIT: "credit",
+    pb.SESSION_ACTION_RESUME: "resume",
+    pb.SESSION_ACTION_CLOSE: "close",
+}
+
+
+@dataclass
+class Told:
+    """What came of one id. `most`: tokens below this index may be delivered; None: any."""
+
+    answer: Answer
+    most: int | None = None
+    failed: Refusal | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.answer.finished is not None or self.failed is not None
+
+    @property
+    def upto(self) -> int:
+        """Index behind the last token that came."""
+        return self.answer.first + len(self.answer.token_ids)
+
+
+@dataclass
+class Talk:
+    """Reads only when asked to, so that a test decides how fast its caller reads."""
+
+    call: Any
+    told: dict[int, Told] = field(default_factory=dict)
+    rejected: list[tuple[int, str, Refusal]] = field(default_factory=list)
+    frames: int = 0
+    frames_with_tokens: int = 0
+
+    @classmethod
+    def over(cls, channel: grpc.aio.Channel, metadata: Mapping[str, str] | None = None) -> "Talk":
+        """Open a session on a connection."""
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        return cls(stub.Session(metadata=tuple((metadata or {}).items())))
+
+    # -- saying ------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        request_id: int,
+        request: pb.GenerateRequest | str,
+        *,
+        timeout_s: float | None = None,
+        api_key: str = "",
+        expected: bool = True,
+    ) -> None:
+        """Begin a request; a string is a text prompt. `expected`: whether it should be taken."""
+        if isinstance(request, str):
+            request = pb.GenerateRequest(text=request)
+        if expected:
+            credit = request.stream.credit if request.stream.HasField("credit") else None
+            self.told[request_id] = Told(Answer(), credit)
+        start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
+        if timeout_s is not None:
+            start.timeout.CopyFrom(duration(timeout_s))
+        await self.call.write(pb.SessionRequest(start=start))
+
+    async def resume(
+        self,
+        request_id: int,
+        stream_id: str,
+        first: int = 0,
+        *,
+        api_key: str = "",
+        **stream: Any,
+    ) -> None:
+        """Read a stream on; `stream`: its StreamOptions."""
+        request = pb.ResumeRequest(stream_id=stream_id, next_token_index=first)
+        if stream:
+            request.stream.CopyFrom(pb.StreamOptions(**stream))
+        most = first + stream["credit"] if "credit" in stream else None
+        self.told[request_id] = Told(Answer(first=first), most)
+        resume = pb.SessionResume(id=request_id, request=request, api_key=api_key)
+        await self.call.write(pb.SessionRequest(resume=resume))
+
+    async def cancel(self, request_id: int) -> None:
+        await self.call.write(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
+
+    async def close(self, request_id: int) -> None:
+        """Stop reading a request; what was on its way can still come, until `settled`."""
+        await self.call.write(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
+
+    async def grant(self, limits: Mapping[int, int]) -> None:
+        for request_id, limit in limits.items():
+            told = self.told.get(request_id)
+            if told is not None and told.most is not None:
+                told.most = max(told.most, limit)
+        credit = pb.SessionCredit(ids=limits.keys(), token_limits=limits.values())
+        await self.call.write(pb.SessionRequest(credit=credit))
+
+    async def say_nothing(self) -> None:
+        """Send a message without an action; its rejection shows how far the service has read."""
+        await self.call.write(pb.SessionRequest())
+
+    async def half_close(self) -> None:
+        await self.call.done_writing()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def frame(self) -> pb.SessionResponse | None:
+        """Read and check one frame; None at the session's end. Raises what the call raises."""
+        async with asyncio.timeout(PATIENCE_S):
+            frame = await self.call.read()
+        if frame is grpc.aio.EOF:
+            return None
+        assert isinstance(frame, pb.SessionResponse)
+        self._take(frame)
+        return frame
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Read until something is true."""
+        while not condition():
+            assert await self.frame() is not None, "the session ended before that"
+
+    async def answer(self, request_id: int) -> Answer:
+        """Read until a request has its end, which must be a good one."""
+        told = self.told[request_id]
+        await self.until(lambda: told.ended)
+        assert told.failed is None, told.failed
+        return told.answer
+
+    async def failure(self, request_id: int) -> Refusal:
+        """Read until a request has failed."""
+        told = self.told[request_id]
+        await self.until(lambda: told.ended)
+        assert told.failed is not None, "it did not fail"
+        return told.failed
+
+    async def started(self, request_id: int) -> str:
+        """Read until a request has started; return its stream's id."""
+        answer = self.told[request_id].answer
+        await self.until(lambda: answer.started is not None)
+        return answer.stream_id
+
+    async def tokens(self, request_id: int, count: int) -> Answer:
+        """Read until so many tokens of a request have come."""
+        answer = self.told[request_id].answer
+        await self.until(lambda: len(answer.token_ids) >= count)
+        return answer
+
+    async def settled(self) -> None:
+        """Read until the service has followed all that was said so far."""
+        before = sum(action == "none" for _, action, _ in self.rejected)
+        await self.say_nothing()
+        await self.until(lambda: sum(action == "none" for _, action, _ in self.rejected) > before)
+
+    async def end(self) -> None:
+        """Half-close and read to the end, which has to be OK."""
+        await self.half_close()
+        while await self.frame() is not None:
+            pass
+        assert await self.call.code() is grpc.StatusCode.OK
+
+    def _take(self, frame: pb.SessionResponse) -> None:
+        self.frames += 1
+        assert frame.ByteSize() > 0, "an empty frame"
+        for begun in frame.started:
+            self._add(begun.id, pb.GenerateResponse(started=begun.started))
+        self._take_deltas(frame.deltas)
+        for ended in frame.finished:
+            self._add(ended.id, pb.GenerateResponse(finished=ended.finished))
+        for broken in frame.failed:
+            told = self.told[broken.id]
+            assert not told.ended, "a second end"
+            told.failed = Refusal.of_failure(broken.failure)
+            assert told.failed.domain == "tokenstream"
+        for not_followed in frame.rejected:
+            why = Refusal.of_failure(not_followed.failure)
+            self.rejected.append((not_followed.id, _ACTIONS[not_followed.action], why))
+
+    def _take_deltas(self, deltas: pb.SessionDeltas) -> None:
+        count = len(deltas.ids)
+        assert len(set(deltas.ids)) == count, "a request occurs at most once in a frame"
+        assert len(deltas.first_token_indexes) == len(deltas.token_counts) == count
+        assert len(deltas.texts) == count
+        assert len(deltas.token_ids) == sum(deltas.token_counts)
+        self.frames_with_tokens += count > 0
+        at = 0
+        for request_id, first, length, text in zip(
+            deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=True
+        ):
+            token_ids = deltas.token_ids[at : at + length]
+            at += length
+            delta = pb.Delta(first_token_index=first, token_ids=token_ids, text=text)
+            self._add(request_id, pb.GenerateResponse(delta=delta))
+            told = self.told[request_id]
+            assert told.most is None or told.upto <= told.most, "more than was granted"
+
+    def _add(self, request_id: int, message: pb.GenerateResponse) -> None:
+        told = self.told[request_id]
+        assert told.failed is None, "something came after the failure"
+        told.answer.add(message)
+
+
+def duration(seconds: float) -> Duration:
+    """The message for a number of seconds."""
+    made = Duration()
+    made.FromMicroseconds(round(seconds * 1e6))
+    return made

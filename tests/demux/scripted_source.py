@@ -1,25 +1,32 @@
 """Batches and streams that a test puts together itself."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from service.domain import DeliveryOptions
 from service.engine.scripted import ScriptedBatch, ScriptedOutput, Utf8Decoder
-from service.errors import EngineDead
-from service.stream.text import StopRules, TextAssembler, TokenDecoder
+from service.errors import EngineDead, ServiceError
+from service.stream.stop_strings import StopWatch
+from service.stream.text import StopRules, TokenDecoder
 from service.stream.token_stream import TokenStream
 
 
 class BrokenDecoder:
     """Cannot decode anything."""
 
-    def decode(self, token_id: int) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
+        raise RuntimeError("no such token")
+
+    def decode_token(self, token_id: int) -> str:
         raise RuntimeError("no such token")
 
 
-def new_stream(*stop: str, decoder: TokenDecoder | None = None) -> TokenStream:
-    text = TextAssembler(decoder or Utf8Decoder(), StopRules(stop))
-    return TokenStream(text, DeliveryOptions(), lambda: 0.0)
+def new_stream(
+    *stop: str,
+    decoder: TokenDecoder | None = None,
+    on_end: Callable[[], None] | None = None,
+) -> TokenStream:
+    watch = StopWatch(decoder or Utf8Decoder(), StopRules(stop)) if stop else None
+    return TokenStream(lambda: 0.0, stop_watch=watch, on_end=on_end)
 
 
 def batch(*outputs: ScriptedOutput) -> ScriptedBatch:
@@ -30,11 +37,43 @@ def tokens(engine_id: str, text: str) -> ScriptedOutput:
     return ScriptedOutput(engine_id, tuple(text.encode()))
 
 
+class End:
+    """Waits for a stream's end."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self._ended = asyncio.Event()
+        stream.read_by(self)
+        if stream.ended:
+            self._ended.set()
+
+    def wake(self) -> None:
+        pass
+
+    def wake_for_end(self) -> None:
+        self._ended.set()
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(1):
+            await self._ended.wait()
+
+
+def so_far(stream: TokenStream) -> str:
+    """The text that a stream has now."""
+    return bytes(stream.tokens.tolist()).decode()
+
+
 async def text_of(stream: TokenStream) -> str:
-    text = ""
-    while (delta := await stream.read()) is not None:
-        text += delta.text
-    return text
+    """A stream's text, once it has its end; raises what it failed of."""
+    await End(stream).wait()
+    if stream.failure is not None:
+        raise stream.failure
+    return so_far(stream)
+
+
+async def failure_of(stream: TokenStream) -> type[ServiceError] | None:
+    """What a stream failed of, once it has its end."""
+    await End(stream).wait()
+    return None if stream.failure is None else type(stream.failure)
 
 
 class ScriptedSource:

@@ -10,7 +10,14 @@ from service.demux.router import Routed, Router
 from service.domain import EngineFinish, FinishReason
 from service.engine.scripted import ScriptedBatch, ScriptedOutput
 from service.errors import EngineDead, RequestFailed, ServiceStopping
-from tests.demux.scripted_source import BrokenDecoder, batch, new_stream, text_of, tokens
+from tests.demux.scripted_source import (
+    BrokenDecoder,
+    batch,
+    new_stream,
+    so_far,
+    text_of,
+    tokens,
+)
 
 
 def ended(engine_id: str, text: str = "") -> ScriptedOutput:
@@ -174,11 +181,12 @@ class CachingBatch(ScriptedBatch):
 
 
 def test_the_cached_prompt_tokens_of_the_first_output_are_kept() -> None:
-    router = Router()
-    route = router.add("a", new_stream())
+    router, stream = Router(), new_stream()
+    router.add("a", stream)
     router.route(CachingBatch([tokens("a", "x")], {"a": 16}))
     router.route(CachingBatch([tokens("a", "y")]))
-    assert route.cached_prompt_tokens == 16
+    router.route(CachingBatch([tokens("a", "z")], {"a": 7}))
+    assert stream.cached_prompt_tokens == 16
 
 
 async def test_the_end_is_the_engines_own() -> None:
@@ -187,3 +195,28 @@ async def test_the_end_is_the_engines_own() -> None:
     router.add("a", stream)
     router.route(batch(ScriptedOutput("a", (7,), FinishReason.STOP, 7)))
     assert stream.finish == EngineFinish(FinishReason.STOP, 7)
+
+
+@pytest.mark.parametrize("end", ["engine", "stop string", "cancel", "fail", "bug"])
+def test_a_stream_that_is_released_as_it_ends_is_stopped_once_and_only_if_it_has_to_be(
+    end: str,
+) -> None:
+    router = Router()
+    stops: list[str] = []
+    decoder = BrokenDecoder() if end == "bug" else None
+    ending = new_stream("END", decoder=decoder, on_end=lambda: stops.extend(router.release("a")))
+    other = new_stream()
+    router.add("a", ending)
+    router.add("b", other)
+    if end == "cancel":
+        stops += router.cancel("a") or []
+    elif end == "fail":
+        stops += router.fail_all(ServiceStopping)
+        stops.remove("b")
+    else:
+        last = ended("a", "x") if end == "engine" else tokens("a", "xEND")
+        stops += router.route(batch(last, tokens("b", "y"))).stop
+        assert so_far(other) == "y"
+    assert stops == ([] if end == "engine" else ["a"])
+    assert ending.ended
+    assert len(router) == 1

@@ -22,6 +22,9 @@ class LetterDecoder:
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(map(chr, token_ids))
 
+    def decode_token(self, token_id: int) -> str:
+        return chr(token_id)
+
 
 class PieceDecoder:
     """Token i of a fixed list of pieces; several characters at once, or none, come out."""
@@ -31,6 +34,9 @@ class PieceDecoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join([self._pieces[i] for i in token_ids])
+
+    def decode_token(self, token_id: int) -> str:
+        return self._pieces[token_id]
 
 
 def naive_stop(pieces: Sequence[str], rules: StopRules) -> tuple[str, StopMatch | None]:

@@ -1,6 +1,7 @@
 import pytest
 
 from service.errors import StreamStalled, StreamTakenOver
+from service.stream.columns import DeltaColumns
 from service.stream.text import StopRules
 from tests.conftest import FakeClock
 from tests.stream.by_hand import LENGTH, ByHand
@@ -275,3 +276,27 @@ def test_an_end_that_is_not_taken_stalls_its_reader_and_one_that_is_does_not(
     assert hand.reader.stalled(5.0, 5.0)
     hand.rest()
     assert not any(hand.reader.stalled(6.0 + second, 5.0) for second in range(20))
+
+
+def test_an_end_that_was_taken_without_anything_else_stalls_nobody(clock: FakeClock) -> None:
+    hand = ByHand(clock)
+    hand.push("", LENGTH)
+    assert not hand.reader.stalled(0.0, 5.0)
+    hand.rest()
+    assert not any(hand.reader.stalled(6.0 + second, 5.0) for second in range(20))
+
+
+@pytest.mark.xfail(reason="tokens are forgotten that were not the last", strict=True)
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_one_token_that_is_left_over_is_taken_and_the_next_are_those_that_come(
+    clock: FakeClock, most: int
+) -> None:
+    hand = ByHand(clock, max_delay_s=0.0, max_tokens_per_message=most)
+    columns = DeltaColumns()
+    for letters in ("abc", "d", "ef", "ghij", "k", "lmnopqr", "st"):
+        hand.push(letters)
+        while hand.told:
+            hand.sink.told.clear()
+            hand.reader.take_into(columns)
+    assert "".join(map(chr, columns.token_ids)) == "abcdefghijklmnopqrst"
+    assert "".join(columns.texts) == "abcdefghijklmnopqrst"

@@ -194,6 +194,7 @@ def test_a_stop_token_hides_no_stop_string_before_it(clock: FakeClock) -> None:
     push(stream, "abz", STOP)
     assert stream.finish == EngineFinish(FinishReason.STOP, "ab")
     assert letters(stream) == "ab"
+    assert not stream.last_is_stop, "the last of them is text"
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
@@ -202,9 +203,7 @@ def test_what_was_taken_is_forgotten_unless_the_stream_can_be_resumed(
 ) -> None:
     stream = TokenStream(clock, keep_all=keep_all)
     push(stream, "abc")
-    stream.forget_before(2)
-    assert letters(stream) == "abc"
-    stream.forget_before(3)
+    stream.all_taken()
     push(stream, "d")
     assert (letters(stream), stream.first_kept) == (("abcd", 0) if keep_all else ("d", 3))
     assert stream.count == 4

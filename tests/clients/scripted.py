@@ -38,7 +38,8 @@ class ScriptedService(generation_pb2_grpc.GenerationServiceServicer):
     cancelled_ids: list[str] = field(default_factory=list)
     """Stream ids that unary Cancel named."""
     keys: list[str] = field(default_factory=list)
-    """What each call had for `authorization`, or each request in a session for its key."""
+    """What each call but Session had for `authorization`, and each request in one for its key."""
+    session_keys: list[str] = field(default_factory=list)
     frames: list[pb.SessionRequest] = field(default_factory=list)
     """What sessions were sent."""
     calls: list[str] = field(default_factory=list)
@@ -125,6 +126,7 @@ class ScriptedService(generation_pb2_grpc.GenerationServiceServicer):
             await abort(context, Fail(grpc.StatusCode.UNIMPLEMENTED, "no such call"))
         if self.session_refusal is not None:
             await abort(context, self.session_refusal)
+        self.session_keys.append(_key(context))
         session = ScriptedSession(self)
         self.sessions.append(session)
         async for message in session.serve(request_iterator):

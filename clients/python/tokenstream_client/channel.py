@@ -129,6 +129,8 @@ def is_local(target: str) -> bool:
     scheme, _, rest = target.partition(":")
     if scheme in ("unix", "unix-abstract"):
         return True
+    if "://" in target and scheme != "dns":
+        return False
     if scheme in ("ipv4", "ipv6"):
         addresses = rest.split(",")
     else:

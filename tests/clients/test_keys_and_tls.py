@@ -1,0 +1,202 @@
+"""What proves who is calling, and what keeps others from listening."""
+
+import datetime
+import ipaddress
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.clients.script import STREAM_ID, answer
+from tests.clients.scripted import ScriptedService, scripted_service
+from tokenstream_client import AsyncClient, Client, ClientOptions, Tls, Unavailable
+from tokenstream_client.channel import is_local
+
+CALLS = ClientOptions(use_sessions=False)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A self-signed certificate and its key, in PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokenstream.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [
+                    x509.DNSName("tokenstream.test"),
+                    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                ]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return Pair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+@pytest.fixture
+async def encrypted(pair: Pair) -> AsyncIterator[ScriptedService]:
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
+    async with scripted_service(credentials) as service:
+        service.script = answer("a", "b")
+        yield service
+
+
+async def text(client: AsyncClient) -> str:
+    return "".join([text async for text in client.generate("Hi").text()])
+
+
+@pytest.mark.parametrize("name", [None, "tokenstream.test"])
+async def test_an_encrypted_service_is_reached_by_one_who_trusts_it(
+    encrypted: ScriptedService, pair: Pair, name: str | None
+) -> None:
+    tls = Tls(root_certificates=pair.certificate, server_name_override=name)
+    async with AsyncClient(encrypted.target, tls=tls, api_key="secret") as client:
+        assert await text(client) == "ab"
+        assert await client.is_ready()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_one_who_does_not_trust_it_gets_no_connection(
+    encrypted: ScriptedService, tls: bool
+) -> None:
+    options = ClientOptions(max_attempts=1)
+    async with AsyncClient(encrypted.target, tls=tls, options=options) as client:
+        with pytest.raises(Unavailable):
+            await text(client)
+    assert encrypted.calls == []
+
+
+async def test_another_name_than_the_certificates_is_refused(
+    encrypted: ScriptedService, pair: Pair
+) -> None:
+    tls = Tls(root_certificates=pair.certificate, server_name_override="else.test")
+    options = ClientOptions(max_attempts=1)
+    async with AsyncClient(encrypted.target, tls=tls, options=options) as client:
+        with pytest.raises(Unavailable):
+            await text(client)
+
+
+async def test_a_service_that_wants_certificates_takes_this_sides(pair: Pair) -> None:
+    credentials = grpc.ssl_server_credentials(
+        [(pair.key, pair.certificate)], pair.certificate, require_client_auth=True
+    )
+    options = ClientOptions(max_attempts=1)
+    async with scripted_service(credentials) as service:
+        service.script = answer("a")
+        trusting = Tls(root_certificates=pair.certificate)
+        async with AsyncClient(service.target, tls=trusting, options=options) as client:
+            with pytest.raises(Unavailable):
+                await text(client)
+        known = Tls(pair.certificate, pair.key, pair.certificate)
+        async with AsyncClient(service.target, tls=known) as client:
+            assert await text(client) == "a"
+
+
+def test_a_private_key_is_not_shown() -> None:
+    assert "hidden" not in repr(Tls(private_key=b"hidden"))
+
+
+@pytest.mark.parametrize("options", [ClientOptions(), CALLS], ids=["session", "calls"])
+async def test_the_clients_key_goes_with_every_call(
+    service: ScriptedService, options: ClientOptions
+) -> None:
+    service.script = answer("a")
+    async with AsyncClient(service.target, api_key="mine", options=options) as client:
+        await text(client)
+        await client.cancel(STREAM_ID)
+    if options.use_sessions:
+        assert service.session_keys == ["mine"]
+        assert service.keys == ["", "mine"]  # the request is the session's own caller's
+    else:
+        assert service.keys == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("options", [ClientOptions(), CALLS], ids=["session", "calls"])
+async def test_a_requests_own_key_goes_with_it(
+    service: ScriptedService, options: ClientOptions
+) -> None:
+    service.script = answer("a", "b")
+    async with AsyncClient(service.target, api_key="mine", options=options) as client:
+        async for _ in client.generate("Hi", api_key="theirs"):
+            pass
+        async for _ in client.resume(STREAM_ID, api_key="others"):
+            pass
+        await client.cancel(STREAM_ID, api_key="thirds")
+    assert service.keys == ["theirs", "others", "thirds"]
+
+
+@pytest.mark.parametrize("target", ["10.0.0.1:50051", "service:50051", "dns:///service:50051"])
+async def test_a_key_does_not_go_to_another_machine_unencrypted(target: str) -> None:
+    with pytest.raises(ValueError, match="unencrypted"):
+        AsyncClient(target, api_key="k")
+    with pytest.raises(ValueError, match="unencrypted"):
+        Client(target, api_key="k")
+    async with AsyncClient(target) as client:
+        with pytest.raises(ValueError, match="unencrypted"):
+            client.generate("Hi", api_key="k")
+        with pytest.raises(ValueError, match="unencrypted"):
+            await client.cancel("s", api_key="k")
+    allowed = ClientOptions(allow_plaintext_keys=True)
+    await AsyncClient(target, api_key="k", options=allowed).close()
+    await AsyncClient(target, api_key="k", tls=True).close()
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schl\u00fcssel"])
+async def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII"):
+        AsyncClient("127.0.0.1:1", api_key=key)
+
+
+@pytest.mark.parametrize(
+    ("target", "local"),
+    [
+        ("127.0.0.1:50051", True),
+        ("127.3.2.1:50051", True),
+        ("localhost:50051", True),
+        ("[::1]:50051", True),
+        ("dns:///localhost:50051", True),
+        ("dns:localhost", True),
+        ("ipv4:127.0.0.1:50051", True),
+        ("ipv6:[::1]:50051", True),
+        ("unix:/tmp/socket", True),
+        ("10.0.0.1:50051", False),
+        ("localhost.example.com:1", False),
+        ("127.0.0.1.example.com:1", False),
+        ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
+        ("dns://127.0.0.1/service:1", False),
+        ("[2001:db8::1]:1", False),
+        ("xds:///localhost", False),
+        ("0.0.0.0:1", False),
+    ],
+)
+def test_only_what_is_certainly_this_machine_is_local(target: str, local: bool) -> None:
+    assert is_local(target) == local

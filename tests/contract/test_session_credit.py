@@ -207,3 +207,41 @@ async def test_delay_and_message_size_hold_inside_the_credit(
     await stepped_to_the_end(stepped)
     assert (await talk.answer(1)).text == "x" * 40
     await talk.end()
+
+
+@pytest.mark.parametrize("detach", [False, True])
+async def test_tokens_are_exact_behind_a_grant_that_came_when_one_more_waited(
+    stepped: RunningService, talk: Talk, detach: bool
+) -> None:
+    text = "abcdefghijklmnopqrstuvwxyz"
+    request = with_credit(text, 4, max_delay_ms=0)
+    if detach:
+        request.stream.on_disconnect = pb.ON_DISCONNECT_DETACH
+    await talk.start(1, request)
+    await talk.started(1)
+    await decoded(stepped, 5)
+    await talk.tokens(1, 4)
+    await talk.grant({1: 1000})
+    await talk.tokens(1, 5)
+    for count in (1, 2, 3, 1, 1, 4):
+        await decoded(stepped, count)
+        await talk.tokens(1, stepped.tokens_routed)
+    await stepped_to_the_end(stepped)
+    assert (await talk.answer(1)).text == text
+    await talk.end()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+async def test_tokens_are_exact_however_many_a_message_may_have(
+    stepped: RunningService, talk: Talk, most: int
+) -> None:
+    text = "abcdefghijklmnopqrstuvwxyz" * 3
+    stream = pb.StreamOptions(max_delay_ms=0, max_tokens_per_message=most)
+    await talk.start(1, pb.GenerateRequest(text=text, stream=stream))
+    await talk.started(1)
+    for number in range(30):
+        await decoded(stepped, 1 + number % 4)
+    await stepped_to_the_end(stepped)
+    assert (await talk.answer(1)).text == text
+    assert max(len(delta.token_ids) for delta in talk.told[1].answer.deltas) <= most
+    await talk.end()

@@ -195,12 +195,12 @@ async def test_a_detaching_stream_whose_reader_stalls_is_read_on_by_another(
     running: RunningService, connect: Connect
 ) -> None:
     caller = await connect(window=2000)
-    request = long_request(40_000, detach=True)
+    request = long_request(450_000, detach=True)
     caller.open(GENERATE, request.SerializeToString())
     await eventually(lambda: running.service.directory.detached == 1)
     [stream_id] = running.engine.running_ids
     got = await Answer().read(running.resume(stream_id))
-    assert got.text == "ab" * 20_000
+    assert got.text == "ab" * 225_000
     await eventually(lambda: running.nothing_runs)
     assert running.count(Outcome.LENGTH) == running.counted == 1
 

@@ -1,7 +1,8 @@
 """`tokenstream generate "prompt"`: one request to a running service, printed as it comes.
 
 The answer goes to standard output and nothing else does; a line of figures goes to standard error
-when that is a terminal. Ctrl-C closes the call, which ends the decoding on the service.
+when that is a terminal. Ctrl-C closes the stream, which ends the decoding on the service. A lost
+connection is resumed, and shows as a gap in time.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,6 +26,7 @@ from tokenstream_client import (
     Event,
     Finished,
     GenerateOptions,
+    Tls,
     TokenstreamError,
 )
 
@@ -38,6 +41,9 @@ class GenerateSettings:
 
     prompt: str
     server: str
+    api_key: str | None
+    tls: bool
+    ca_file: Path | None
     timeout: float | None
     as_json: bool
     options: GenerateOptions
@@ -57,6 +63,15 @@ def _parse(
     server: str = typer.Option(
         "127.0.0.1:50051", envvar="TOKENSTREAM_SERVER", help="host:port of the service."
     ),
+    api_key: str | None = typer.Option(
+        None,
+        envvar="TOKENSTREAM_API_KEY",
+        help="API key; better in the environment, where other users do not see it.",
+        show_default=False,
+        show_envvar=True,
+    ),
+    tls: bool = typer.Option(False, "--tls", help="Encrypt; the service needs a certificate."),
+    ca_file: Path | None = _option("PEM file of who vouches for the service; implies --tls."),
     as_json: bool = typer.Option(False, "--json", help="Print every event as a line of JSON."),
     timeout: float | None = _option("Seconds for the whole answer."),
     model: str | None = _option("Model id; the one that is served if left out."),
@@ -95,7 +110,18 @@ def _parse(
     }
     if model is not None:
         options["model"] = model
-    context.obj.append(GenerateSettings(prompt, server, timeout, as_json, options))
+    context.obj.append(
+        GenerateSettings(
+            prompt=prompt,
+            server=server,
+            api_key=api_key or None,
+            tls=tls,
+            ca_file=ca_file,
+            timeout=timeout,
+            as_json=as_json,
+            options=options,
+        )
+    )
 
 
 def parse(argv: Sequence[str]) -> GenerateSettings:
@@ -123,8 +149,19 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.close()
         return _FAILED
     except OSError as error:
-        print(f"tokenstream generate: {error.strerror}", file=sys.stderr)
+        name = "" if error.filename is None else f"{error.filename}: "
+        print(f"tokenstream generate: {name}{error.strerror}", file=sys.stderr)
         return _FAILED
+
+
+def _connect(settings: GenerateSettings) -> AsyncClient:
+    tls: Tls | bool = settings.tls
+    if settings.ca_file is not None:
+        tls = Tls(root_certificates=settings.ca_file.read_bytes())
+    try:
+        return AsyncClient(settings.server, api_key=settings.api_key, tls=tls)
+    except ValueError as error:
+        fail("generate", str(error))
 
 
 async def _run(settings: GenerateSettings) -> int:
@@ -133,7 +170,7 @@ async def _run(settings: GenerateSettings) -> int:
     stream: AsyncStream | None = None
     try:
         async with (
-            AsyncClient(settings.server) as client,
+            _connect(settings) as client,
             client.generate(prompt, timeout=settings.timeout, **settings.options) as stream,
         ):
             cancel = stream.cancel

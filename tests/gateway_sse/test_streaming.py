@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from tests.clients.script import (
     started,
 )
 from tests.clients.scripted import ScriptedService
+from tests.clients.tcp_proxy import tcp_proxy
 from tests.gateway_sse.conftest import Gateway
 from tokenstream.v1 import generation_pb2 as pb
 
@@ -232,6 +234,84 @@ async def test_head_does_not_start_an_answer(
 ) -> None:
     assert (await http.head(f"{PATH}?prompt=Hi")).status_code == 405
     assert service.requests == []
+
+
+async def test_all_callers_share_one_session_and_a_closed_tab_ends_only_its_own(
+    service: ScriptedService, gateway: Gateway, http: httpx.AsyncClient
+) -> None:
+    go_on = asyncio.Event()
+    service.script = [started(), *deltas("a"), go_on, finished(1)]
+    reader, writer = await open_stream(gateway)
+    await reader.readuntil(b'{"token": "a"}')
+    other = asyncio.create_task(post(http, prompt="Other"))
+    async with asyncio.timeout(5):
+        while len(service.requests) < 2:
+            await asyncio.sleep(0.001)
+    writer.close()
+    async with asyncio.timeout(1):
+        await service.stream_cancelled.wait()
+    go_on.set()
+    assert (await other)[-1].data == "[DONE]"
+    assert service.calls == ["Session"]
+    assert [frame.cancel.id for frame in service.frames if frame.HasField("cancel")] == [1]
+
+
+async def test_a_lost_connection_to_the_service_is_not_noticed_by_the_browser(
+    service: ScriptedService,
+) -> None:
+    go_on = asyncio.Event()
+    service.script = [started(), *deltas("a"), go_on, *deltas("a", "b")[1:], finished(2)]
+    async with tcp_proxy(service.target) as proxy:
+        gateway = Gateway(GatewaySettings(upstream=proxy.target, listen="127.0.0.1:0"))
+        async with (
+            httpx.AsyncClient(base_url=gateway.url) as http,
+            aconnect_sse(http, "POST", PATH, json={"prompt": "Hi"}) as source,
+        ):
+            events = source.aiter_sse()
+            seen = [await anext(events), await anext(events)]
+            proxy.cut()
+            go_on.set()
+            seen += [event async for event in events]
+        gateway.stop.set()
+        await gateway.serving
+    assert [event.event for event in seen] == [
+        "started",
+        "message",
+        "message",
+        "finished",
+        "message",
+    ]
+    assert [event.data for event in seen[1:3]] == ['{"token": "a"}', '{"token": "b"}']
+    assert len(service.resumed) == 1
+
+
+async def test_a_browser_that_does_not_read_stops_its_credit(
+    service: ScriptedService, gateway: Gateway
+) -> None:
+    count, text = 4000, "x" * 4096
+    service.script = [started(), *deltas(*[text] * count), finished(count)]
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(connection, ("127.0.0.1", gateway.port))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
+    writer.write(b"GET /v1/completions/stream?prompt=Hi HTTP/1.1\r\nHost: x\r\n\r\n")
+    await service.arrived.wait()
+    played = service.sessions[0].playing[1]
+    before, now = -1, 0
+    async with asyncio.timeout(20):
+        while before != now or not now:  # until nothing has moved for a while
+            before, now = now, played.delivered
+            await asyncio.sleep(0.3)
+    # The window, and what the sockets' and the server's own buffers take.
+    assert now < count / 2
+    assert b"HTTP/1.1 200" in await reader.readline()
+    async with asyncio.timeout(20):
+        while b"[DONE]" not in await reader.read(1 << 20):
+            pass
+    assert played.delivered == count
+    writer.close()
 
 
 @pytest.fixture

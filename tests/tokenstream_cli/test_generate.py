@@ -1,11 +1,16 @@
 import io
 import json
 import sys
+from pathlib import Path
 
+import grpc
 import pytest
 import structlog
 
 from service.engine.scripted import ScriptedEngine
+from tests.clients.certificate import self_signed
+from tests.clients.script import answer
+from tests.clients.scripted import scripted_service
 from tests.conftest import Serve
 from tests.service.running import RunningService
 from tokenstream_cli import generate
@@ -111,3 +116,39 @@ async def test_a_timeout_is_told(serve: Serve, capsys: pytest.CaptureFixture[str
     running = await serve(ScriptedEngine(step_s=None))
     assert await run(running, "hi", "--timeout", "0.05") == 1
     assert "DEADLINE_EXCEEDED" in capsys.readouterr().err
+
+
+def test_a_key_comes_from_the_environment_or_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings("x").api_key is None
+    monkeypatch.setenv("TOKENSTREAM_API_KEY", "from-environment")
+    assert settings("x").api_key == "from-environment"
+    assert settings("x", "--api-key=from-flag").api_key == "from-flag"
+
+
+def test_a_key_to_another_machine_needs_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        generate.main(["x", "--server=service.invalid:1", "--api-key=k"])
+    assert end.value.code == USAGE_ERROR
+    assert "unencrypted" in capsys.readouterr().err
+
+
+def test_an_authoritys_file_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "ca.pem"
+    assert generate.main(["x", f"--ca-file={missing}"]) == 1
+    assert f"{missing}: No such file" in capsys.readouterr().err
+
+
+async def test_an_encrypted_service_is_asked_with_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair, file = self_signed(), tmp_path / "ca.pem"
+    file.write_bytes(pair.certificate)
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
+    async with scripted_service(credentials) as service:
+        service.script = answer("Hel", "lo")
+        argv = ["x", "--server", service.target, f"--ca-file={file}", "--api-key=k"]
+        assert await generate._run(settings(*argv)) == 0
+    assert capsys.readouterr().out == "Hello\n"
+    assert service.session_keys == ["k"]

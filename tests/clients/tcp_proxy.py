@@ -9,14 +9,18 @@ class TcpProxy:
     """Passes bytes on, until it is told to cut, to hold, or to take no connections."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._upstream = (host, int(port))
+        self.redirect(target)
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.target = ""
         self.refusing = False
         self.connections = 0
+
+    def redirect(self, target: str) -> None:
+        """Lead new connections there."""
+        host, _, port = target.rpartition(":")
+        self._upstream = (host, int(port))
 
     def cut(self) -> None:
         """Break all connections, as a crash would."""

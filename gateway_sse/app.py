@@ -49,8 +49,8 @@ def create_app(settings: GatewaySettings, streams: OpenStreams | None = None) ->
 def connect(settings: GatewaySettings) -> AsyncClient:
     """Make the client: one session for all callers, resumed without their noticing.
 
-    Raises OSError if the authorities' file cannot be read, ValueError for a key that may not be
-    sent.
+    Raises OSError if the authorities' file cannot be read, ValueError for a key that no header
+    can carry.
     """
     tls: Tls | bool = settings.upstream_tls
     if settings.upstream_ca_file is not None:

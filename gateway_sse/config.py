@@ -1,10 +1,11 @@
 """The bridge's settings: from the environment, or from what the command line passes on."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tokenstream_client.channel import is_local
 
 
 def _host_and_port(value: str) -> str:
@@ -33,7 +34,7 @@ class GatewaySettings(BaseSettings):
     upstream_tls: bool = Field(
         default=False, description="whether the connection to the service is encrypted"
     )
-    upstream_ca_file: Path | None = Field(
+    upstream_ca_file: FilePath | None = Field(
         default=None,
         description="PEM file of the authorities that vouch for the service; implies upstream_tls",
     )
@@ -78,6 +79,16 @@ class GatewaySettings(BaseSettings):
         ge=0,
         description="seconds that running streams get to finish when stopping",
     )
+
+    @model_validator(mode="after")
+    def _key_is_safe(self) -> Self:
+        encrypted = self.upstream_tls or self.upstream_ca_file is not None
+        if self.api_key and not (encrypted or self.allow_plaintext_keys or is_local(self.upstream)):
+            raise ValueError(
+                f"api_key would go to {self.upstream} unencrypted: set upstream_tls,"
+                " or allow_plaintext_keys where something else encrypts"
+            )
+        return self
 
     @property
     def host(self) -> str:

@@ -155,7 +155,12 @@ async def _encoded(
 
 
 class _Answer(EventSourceResponse):
-    """The response that owns its upstream call: however it ends, the call ends with it."""
+    """The response that owns its upstream stream: however it ends, the stream ends with it.
+
+    The next event is taken only once the last could be written, so a browser that does not read
+    stops the credit: what waits for it is the client's window (256 tokens), uvicorn's write buffer
+    (64 KiB) and the sockets' own.
+    """
 
     def __init__(
         self, bridge: Bridge, stream: AsyncStream, content: AsyncGenerator[bytes, None]

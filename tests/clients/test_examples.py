@@ -42,7 +42,7 @@ async def test_many_requests(running: RunningService) -> None:
 
 
 async def test_an_answer_begun_and_read_on(serve: Serve, tmp_path: Path) -> None:
-    running = await serve(ScriptedEngine())
+    running = await serve(ScriptedEngine(step_s=0.05))
     place = str(tmp_path / "place.json")
     head = await run("resume_later.py", "begin", place, "a long answer", running.target)
     rest = await run("resume_later.py", "resume", place, running.target)

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from gateway_sse.config import GatewaySettings
 from tests.clients.certificate import self_signed
@@ -112,6 +112,19 @@ async def test_an_encrypted_service_is_reached_with_its_authoritys_file(tmp_path
             assert (await http.get("/readyz")).status_code == 200
         gateway.stop.set()
         await gateway.serving
+
+
+def test_the_bridges_key_needs_an_encrypted_connection_to_another_machine(tmp_path: Path) -> None:
+    key, far = SecretStr("k"), "service:50051"
+    with pytest.raises(ValidationError, match="unencrypted"):
+        GatewaySettings(upstream=far, api_key=key)
+    file = tmp_path / "ca.pem"
+    with pytest.raises(ValidationError, match="upstream_ca_file"):
+        GatewaySettings(upstream=far, api_key=key, upstream_ca_file=file)
+    file.touch()
+    GatewaySettings(upstream=far, api_key=key, upstream_ca_file=file)
+    GatewaySettings(upstream=far, api_key=key, upstream_tls=True)
+    GatewaySettings(upstream=far, api_key=key, allow_plaintext_keys=True)
 
 
 def test_the_bridges_key_comes_from_the_environment_and_is_not_shown(

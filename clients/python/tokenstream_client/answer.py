@@ -30,7 +30,6 @@ from tokenstream_client.errors import (
     Busy,
     Cancelled,
     Internal,
-    NotFound,
     TokenstreamError,
     Unavailable,
 )
@@ -198,7 +197,7 @@ class Answer:
                 isinstance(error, Busy) and error.retry_after is not None
             )
             return self._try_again(error, now) if patience else self._end_with(error)
-        if self._resuming and isinstance(error, NotFound):
+        if self._resuming and error.code in ("NOT_FOUND", "OUT_OF_RANGE"):
             return self._end_lost(error)
         if self._resuming and isinstance(error, Unavailable):
             return self.lost(error, now)  # it is not back yet

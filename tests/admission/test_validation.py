@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from service.domain import (
     DeliveryOptions,
     GenerationRequest,
     ModelCard,
+    OnDisconnect,
     Prompt,
     SamplingOptions,
     TextPrompt,
@@ -19,6 +21,7 @@ from service.errors import InvalidRequest, ModelNotFound
 MODEL = ModelCard("m", context_length=100, vocab_size=50)
 NO_TOKENIZER = dataclasses.replace(MODEL, has_tokenizer=False)
 LIMIT = 1000
+DETACHED = DeliveryOptions(on_disconnect=OnDisconnect.DETACH)
 X = TextPrompt("x")
 NAN, INF = math.nan, math.inf
 
@@ -152,10 +155,56 @@ def test_every_bad_stop_string_is_named_by_its_place() -> None:
         (DeliveryOptions(max_delay_s=1.001), ["stream.max_delay_ms"]),
         (DeliveryOptions(max_tokens_per_message=1), []),
         (DeliveryOptions(max_tokens_per_message=0), ["stream.max_tokens_per_message"]),
+        (DeliveryOptions(max_tokens_per_message=1024), []),
+        (DeliveryOptions(max_tokens_per_message=1025), ["stream.max_tokens_per_message"]),
+        (DeliveryOptions(credit=0), []),
+        (DeliveryOptions(credit=2**32 - 1), []),
+        (DETACHED, []),
+        (dataclasses.replace(DETACHED, time_to_live_s=0.001), []),
+        (dataclasses.replace(DETACHED, time_to_live_s=0.0), ["stream.time_to_live_ms"]),
+        (dataclasses.replace(DETACHED, time_to_live_s=1e6), []),  # is cut, not refused
+        (DeliveryOptions(time_to_live_s=1.0), ["stream.time_to_live_ms"]),
+        (DeliveryOptions(time_to_live_s=0.0), ["stream.time_to_live_ms"]),
     ],
 )
 def test_delivery_options(delivery: DeliveryOptions, fields: list[str]) -> None:
     assert bad_fields(GenerationRequest(TextPrompt("x"), delivery=delivery)) == fields
+
+
+def refused_fields(check: Callable[[DeliveryOptions], None], options: DeliveryOptions) -> list[str]:
+    try:
+        check(options)
+    except InvalidRequest as refused:
+        return [v.field for v in refused.violations if v.description]
+    return []
+
+
+@pytest.mark.parametrize("credit", [0, 1])
+def test_credit_is_refused_where_more_cannot_be_granted(credit: int) -> None:
+    check = validation.check_without_credit
+    assert refused_fields(check, DeliveryOptions(credit=credit)) == ["stream.credit"]
+    assert refused_fields(check, DeliveryOptions(1.0, 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        (DeliveryOptions(), []),
+        (DeliveryOptions(max_delay_s=1.0, max_tokens_per_message=5, credit=0), []),
+        (DeliveryOptions(max_delay_s=2.0), ["stream.max_delay_ms"]),
+        (DeliveryOptions(max_tokens_per_message=0), ["stream.max_tokens_per_message"]),
+        (DETACHED, ["stream.on_disconnect"]),
+        (DeliveryOptions(time_to_live_s=1.0), ["stream.time_to_live_ms"]),
+        (
+            dataclasses.replace(DETACHED, max_delay_s=2.0, time_to_live_s=1.0),
+            ["stream.max_delay_ms", "stream.on_disconnect", "stream.time_to_live_ms"],
+        ),
+    ],
+)
+def test_a_stream_is_read_on_with_a_delivery_of_its_own_but_no_other_life(
+    options: DeliveryOptions, fields: list[str]
+) -> None:
+    assert refused_fields(validation.check_resume, options) == fields
 
 
 def test_the_callers_own_id_has_a_length() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from array import array
 from typing import Any
 
 import pytest
@@ -8,10 +9,12 @@ from service.domain import (
     DeliveryOptions,
     Delta,
     EngineFinish,
+    Event,
     Finished,
     FinishReason,
     GenerationRequest,
     ModelCard,
+    OnDisconnect,
     SamplingOptions,
     Started,
     TextPrompt,
@@ -19,9 +22,11 @@ from service.domain import (
     TokensPrompt,
     Usage,
 )
-from service.transport.convert import from_event, from_model, to_request
+from service.transport.convert import event_encoder, from_model, to_delivery, to_request
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
+
+generate_response = event_encoder(pb.GenerateResponse)
 
 FIELDS = list(pb.SamplingOptions.DESCRIPTOR.fields)
 
@@ -67,7 +72,8 @@ def test_what_is_not_set_is_the_domains_default() -> None:
 def test_every_scalar_option_tells_zero_from_unset() -> None:
     for message in pb.SamplingOptions, pb.StreamOptions:
         for field in message.DESCRIPTOR.fields:
-            assert field.is_repeated or field.has_presence
+            # An enum's zero is its "unspecified".
+            assert field.is_repeated or field.has_presence or field.enum_type
 
 
 @pytest.mark.parametrize(
@@ -108,13 +114,26 @@ def test_the_rest_of_a_request_is_carried_over() -> None:
 @pytest.mark.parametrize(
     ("options", "delivery"),
     [
-        (pb.StreamOptions(max_delay_ms=0), DeliveryOptions(0.0, None)),
-        (pb.StreamOptions(max_tokens_per_message=0), DeliveryOptions(0.0, 0)),
-        (pb.StreamOptions(max_delay_ms=1000), DeliveryOptions(1.0, None)),
-        (pb.StreamOptions(max_delay_ms=2**32 - 1), DeliveryOptions((2**32 - 1) / 1000, None)),
+        (pb.StreamOptions(), DeliveryOptions()),
+        (pb.StreamOptions(max_delay_ms=0), DeliveryOptions(max_delay_s=0.0)),
+        (pb.StreamOptions(max_delay_ms=1000), DeliveryOptions(max_delay_s=1.0)),
+        (pb.StreamOptions(max_delay_ms=2**32 - 1), DeliveryOptions((2**32 - 1) / 1000)),
+        (pb.StreamOptions(max_tokens_per_message=0), DeliveryOptions(max_tokens_per_message=0)),
+        (pb.StreamOptions(max_tokens_per_message=7), DeliveryOptions(max_tokens_per_message=7)),
+        (pb.StreamOptions(credit=0), DeliveryOptions(credit=0)),
+        (pb.StreamOptions(credit=9), DeliveryOptions(credit=9)),
+        (pb.StreamOptions(time_to_live_ms=0), DeliveryOptions(time_to_live_s=0.0)),
+        (pb.StreamOptions(time_to_live_ms=1500), DeliveryOptions(time_to_live_s=1.5)),
+        (pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_UNSPECIFIED), DeliveryOptions()),
+        (pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_END), DeliveryOptions()),
+        (
+            pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_DETACH),
+            DeliveryOptions(on_disconnect=OnDisconnect.DETACH),
+        ),
     ],
 )
 def test_delivery_options(options: pb.StreamOptions, delivery: DeliveryOptions) -> None:
+    assert to_delivery(options) == delivery
     assert to_request(pb.GenerateRequest(stream=options)).delivery == delivery
 
 
@@ -122,6 +141,9 @@ def test_all_fields_of_the_contracts_options_are_known_here() -> None:
     assert [f.name for f in pb.StreamOptions.DESCRIPTOR.fields] == [
         "max_delay_ms",
         "max_tokens_per_message",
+        "on_disconnect",
+        "credit",
+        "time_to_live_ms",
     ]
     assert {f.name for f in pb.GenerateRequest.DESCRIPTOR.fields} == {
         "model",
@@ -134,20 +156,39 @@ def test_all_fields_of_the_contracts_options_are_known_here() -> None:
 
 
 def test_a_started_event() -> None:
-    assert from_event(Started("id", "m", 3, "mine")) == pb.GenerateResponse(
+    assert generate_response(Started("id", "m", 3, "mine")) == pb.GenerateResponse(
         started=pb.Started(stream_id="id", model="m", prompt_tokens=3, client_request_id="mine")
     )
 
 
 def test_a_delta() -> None:
-    assert from_event(Delta(5, (1, 0), "x")) == pb.GenerateResponse(
+    assert generate_response(Delta(5, (1, 0), "x")) == pb.GenerateResponse(
         delta=pb.Delta(choice_index=0, first_token_index=5, token_ids=[1, 0], text="x")
     )
 
 
+def test_a_delta_of_a_streams_own_array() -> None:
+    message = generate_response(Delta(0, array("I", [7, 2**32 - 1]), ""))
+    assert list(message.delta.token_ids) == [7, 2**32 - 1]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Started("id", "m", 3, "mine"),
+        Delta(5, (1, 0), "x"),
+        Finished(EngineFinish(FinishReason.STOP, "END"), Usage(3, 2, 1), Timings(0.5, 1.25)),
+    ],
+)
+def test_a_resumed_stream_has_the_same_messages(event: Event) -> None:
+    resumed = event_encoder(pb.ResumeResponse)(event)
+    assert isinstance(resumed, pb.ResumeResponse)
+    assert resumed.SerializeToString() == generate_response(event).SerializeToString()
+
+
 def finished(finish: EngineFinish, first: float | None = 0.5) -> pb.Finished:
     event = Finished(finish, Usage(3, 2, 1), Timings(first, 1.25))
-    return from_event(event).finished
+    return generate_response(event).finished
 
 
 def test_a_finished_event() -> None:

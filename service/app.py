@@ -26,7 +26,7 @@ from service.demux.demultiplexer import Demultiplexer
 from service.demux.flush_timer import FlushTimer, probe_event_loop
 from service.directory import Directory
 from service.engine.protocol import EngineClient
-from service.errors import EngineDead, EngineStartFailed, ServiceError, ServiceStopping
+from service.errors import EngineDead, EngineStartFailed, ServiceStopping, Unavailable
 from service.pipeline import Limits, Pipeline
 from service.stream.pacing import DelayGrid
 from service.telemetry import logging
@@ -170,7 +170,7 @@ class Service:
         finally:
             ticking.cancel()
 
-    async def _drain(self, because: type[ServiceError]) -> None:
+    async def _drain(self, because: type[Unavailable]) -> None:
         self.gate.stop(because)
         await self.server.draining()
         if self.gate.held:
@@ -184,6 +184,8 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self.gate.until_empty()
+        # Callers keep sessions open without requests; those are told why theirs ends.
+        self.generation_servicer.break_off_sessions(because())
         await self.server.stop(_LAST_STATUS_S)
 
 

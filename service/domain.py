@@ -53,6 +53,7 @@ class OnDisconnect(Enum):
 
     END = auto()
     DETACH = auto()
+    UNKNOWN = auto()  # a value newer than this service
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,14 @@ class DeliveryOptions:
     """How tokens are merged into messages, how far ahead they go, and what outlives the reader.
 
     `max_delay_s`: None is adaptive. `max_tokens_per_message`, `credit` (tokens that may be
-    delivered at first): None is no bound. `time_to_live_s`: None is the service's default.
+    delivered at first): None is no bound. `on_disconnect`: None is END. `time_to_live_s`: None is
+    the service's default.
     """
 
     max_delay_s: float | None = None
     max_tokens_per_message: int | None = None
     credit: int | None = None
-    on_disconnect: OnDisconnect = OnDisconnect.END
+    on_disconnect: OnDisconnect | None = None
     time_to_live_s: float | None = None
 
 

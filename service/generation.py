@@ -230,11 +230,11 @@ class Generation:
         assert self.stream is not None
         if self.stream.failure is not None:
             return outcome_of(self.stream.failure)
-        if reader.broken is not None:
-            return outcome_of(reader.broken)
         finish = self.stream.finish
         if finish is not None and (self.resumable or finish.reason is FinishReason.CANCELLED):
             return outcome_of_finish(finish)
+        if reader.broken is not None:
+            return outcome_of(reader.broken)
         return self.outcome_when_cut_off()
 
     def outcome_when_cut_off(self) -> Outcome:

@@ -68,7 +68,7 @@ def check_without_credit(delivery: DeliveryOptions) -> None:
 def check_resume(delivery: DeliveryOptions) -> None:
     """Check how a stream is to be read on. Raises `InvalidRequest`."""
     violations = list(_delivery(delivery))
-    if delivery.on_disconnect is not OnDisconnect.END:
+    if delivery.on_disconnect is not None:
         violations.append(FieldViolation("stream.on_disconnect", "stays as the request has it"))
     if delivery.time_to_live_s is not None:
         violations.append(FieldViolation("stream.time_to_live_ms", "stays as the request has it"))
@@ -204,6 +204,8 @@ def _stop_strings(stop: tuple[str, ...], model: ModelCard) -> Iterator[FieldViol
 
 
 def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
+    if delivery.on_disconnect is OnDisconnect.UNKNOWN:
+        yield FieldViolation("stream.on_disconnect", "is a value that this service does not know")
     if delivery.max_delay_s is not None and delivery.max_delay_s > MAX_DELAY_S:
         yield FieldViolation(
             "stream.max_delay_ms",

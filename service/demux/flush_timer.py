@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from service.stream.pacing import DelayGrid
 
-PROBE_EVERY_S = 0.025
+PROBE_EVERY_S = 0.1
 
 
 class FlushTimer:

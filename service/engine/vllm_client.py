@@ -170,6 +170,7 @@ class VllmEngine:
             log_stats=False,
             renderer=renderer,
         )
+        _use_plain_sockets(self._client)
         # Only now: the engine may have fitted the context length to its memory.
         served = config.model_config.served_model_name
         self._tokenizer = renderer.tokenizer
@@ -260,6 +261,16 @@ class VllmEngine:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
+
+
+def _use_plain_sockets(client: "AsyncMPClient") -> None:
+    """Put our sockets in the place of vLLM's, before anything waits on those."""
+    from service.engine.zmq_sockets import Receiver, Sender
+
+    resources = client.resources
+    assert resources.output_queue_task is None
+    resources.output_socket = Receiver.in_place_of(resources.output_socket)
+    client.input_socket = resources.input_socket = Sender.in_place_of(client.input_socket)
 
 
 def _keep_terminal_interrupts_from_children() -> None:

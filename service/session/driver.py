@@ -85,13 +85,13 @@ class SessionDriver:
             task.cancel()
         self.session.close(request_id)
 
-    def end(self) -> None:
-        """End or detach every request: the session's call has ended."""
+    def end(self, because: ServiceError | None = None) -> None:
+        """End or detach every request: the session's call has ended, or was broken off."""
         for task in self._opening.values():
             task.cancel()
         if self._wake_timer is not None:
             self._wake_timer.cancel()
-        self.session.leave()
+        self.session.leave(because)
 
     def _wake_soon(self) -> None:
         if self._wake_timer is None:

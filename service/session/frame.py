@@ -1,7 +1,7 @@
 """What goes out in one message of a session, and the kinds of messages that come in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from service.domain import DeliveryOptions, Finished, GenerationRequest, Started
@@ -49,12 +49,21 @@ class Credit:
     token_limits: Sequence[int]
 
 
-@dataclass(slots=True)
 class Frame:
     """One message; the deltas' tags are the requests' ids."""
 
-    started: list[tuple[int, Started]] = field(default_factory=list)
-    deltas: DeltaColumns = field(default_factory=DeltaColumns)
-    finished: list[tuple[int, Finished]] = field(default_factory=list)
-    failed: list[tuple[int, ServiceError]] = field(default_factory=list)
-    rejected: list[tuple[int, ActionKind, ServiceError]] = field(default_factory=list)
+    __slots__ = ("deltas", "failed", "finished", "rejected", "started")
+
+    def __init__(self) -> None:
+        self.deltas = DeltaColumns()
+        self.started: list[tuple[int, Started]] = []
+        self.finished: list[tuple[int, Finished]] = []
+        self.failed: list[tuple[int, ServiceError]] = []
+        self.rejected: list[tuple[int, ActionKind, ServiceError]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing."""
+        return not (
+            self.deltas.tags or self.started or self.finished or self.failed or self.rejected
+        )

@@ -163,13 +163,18 @@ class Session:
                 ready.extend(self._ready)
                 self._ready = ready
                 break
+        if frame.is_empty:  # who was ready has left
+            self._idle = not self._ready
+            return None
         return frame
 
-    def leave(self) -> None:
-        """Leave all requests: the call has ended, one way or the other."""
+    def leave(self, because: ServiceError | None) -> None:
+        """Leave all requests: the call has ended, by itself or `because` it was broken off."""
         self._opening.clear()
         reading, self._reading = self._reading, {}
         for generation, reader in reading.values():
+            if because is not None:
+                reader.break_off(because)
             generation.leave(reader)
 
     def _end(self, frame: Frame, reader: StreamReader) -> None:

@@ -201,10 +201,9 @@ class StreamReader:
             and position < self._limit
         ):
             # `take` in short, for the most frequent case by far: one token at each step.
-            if stream.keep_all:
-                token_id = stream.tokens[-1]
-            else:
-                token_id = stream.tokens.pop()
+            token_id = stream.tokens[-1]
+            if not stream.keep_all:
+                del stream.tokens[:]  # also those that an earlier, shorter message took
                 stream.first_kept = position + 1
             columns.add_token(self.tag, position, token_id, self._decode_token(token_id))
             self.position = position = position + 1
@@ -231,7 +230,8 @@ class StreamReader:
 
     def stalled(self, now: float, limit_s: float) -> bool:
         """Look at the reader's progress; call it again and again."""
-        waits = self.sending or self.unread > 0 or (self.stream.ended and not self.exhausted)
+        starved = self.unread > 0 and self.position >= self._limit
+        waits = self.sending or starved or self._state is _READY
         progress = (self.position, self.sent)
         if not waits or progress != self._seen_progress:
             self._seen_progress = progress if waits else None
@@ -245,12 +245,12 @@ class StreamReader:
         if end == stream.count and stream.end_came_with_token:
             self.position = end
             self.exhausted = True
-            delta = Delta(
-                position,
-                token_ids,
-                text.take_last(token_ids, last_is_stop=stream.last_is_stop, upto=stream.characters),
+            if not token_ids:
+                return None  # it began behind the last token, whose delta had all the text
+            last = text.take_last(
+                token_ids, last_is_stop=stream.last_is_stop, upto=stream.characters
             )
-            return delta if token_ids or delta.text else None
+            return Delta(position, token_ids, last)
         if token_ids:
             self.position = end
             if end < min(stream.count, self._limit) or end == stream.count or stream.failure:

@@ -31,6 +31,12 @@ _FINISH_REASONS = {
 
 _Response = TypeVar("_Response", generation_pb2.GenerateResponse, generation_pb2.ResumeResponse)
 
+_ON_DISCONNECT = {
+    generation_pb2.ON_DISCONNECT_UNSPECIFIED: None,
+    generation_pb2.ON_DISCONNECT_END: OnDisconnect.END,
+    generation_pb2.ON_DISCONNECT_DETACH: OnDisconnect.DETACH,
+}
+
 _DELIVERY = DeliveryOptions()
 
 # A repeated field has a length, not a presence.
@@ -72,11 +78,7 @@ def to_delivery(options: generation_pb2.StreamOptions) -> DeliveryOptions:
             options.max_tokens_per_message if has("max_tokens_per_message") else None
         ),
         credit=options.credit if has("credit") else None,
-        on_disconnect=(
-            OnDisconnect.DETACH
-            if options.on_disconnect == generation_pb2.ON_DISCONNECT_DETACH
-            else OnDisconnect.END
-        ),
+        on_disconnect=_ON_DISCONNECT.get(options.on_disconnect, OnDisconnect.UNKNOWN),
         time_to_live_s=options.time_to_live_ms / 1000 if has("time_to_live_ms") else None,
     )
 

@@ -40,6 +40,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for session in list(self._sessions):
             session.sweep(now, stall_limit_s)
 
+    def break_off_sessions(self, why: ServiceError) -> None:
+        """End all session calls, with or without requests."""
+        for session in list(self._sessions):
+            session.break_off(why)
+
     async def Generate(  # type: ignore[override]  # the stubs know handlers that yield only
         self, request: generation_pb2.GenerateRequest, context: "_Context[Any, Any]"
     ) -> None:

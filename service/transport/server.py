@@ -22,6 +22,8 @@ WHOLE_SERVER = ""  # the health protocol's name for it
 KEEPALIVE_S = 30
 KEEPALIVE_TIMEOUT_S = 10
 
+MOST_PENDING_CALLS = 10_000
+
 # gRPC refuses what is larger by itself, without details; up to here we refuse it with them.
 HARD_LIMIT_FACTOR = 4
 
@@ -38,6 +40,9 @@ def _options(max_request_bytes: int) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Calls that came and were not taken up yet: a burst of as many as the gate could hold.
+        ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_PENDING_CALLS),
         ("grpc.so_reuseport", 0),  # two services on one port would share it silently
     )
 

@@ -4,8 +4,16 @@ import asyncio
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from service.errors import ActionMissing, ServiceError, StreamStalled, Unauthenticated
+from service.errors import (
+    ActionMissing,
+    FieldViolation,
+    InvalidRequest,
+    ServiceError,
+    StreamStalled,
+    Unauthenticated,
+)
 from service.pipeline import Pipeline
 from service.session.driver import SessionDriver
 from service.session.frame import ActionKind, Resume, Start
@@ -47,7 +55,7 @@ class SessionCall:
             raise self._broken from None
         finally:
             reading.cancel()
-            self._driver.end()
+            self._driver.end(self._broken)
             await asyncio.wait([reading])
 
     def sweep(self, now: float, limit_s: float) -> None:
@@ -55,10 +63,14 @@ class SessionCall:
         session = self._driver.session
         if not session.sending or session.sent != self._seen_sent:
             self._seen_sent, self._seen_at = session.sent, now
-        elif now - self._seen_at >= limit_s and self._broken is None:
-            self._broken = StreamStalled(limit_s)
-            if self._task is not None:
-                self._task.cancel()
+        elif now - self._seen_at >= limit_s:
+            self.break_off(StreamStalled(limit_s))
+
+    def break_off(self, why: ServiceError) -> None:
+        """End the session from this side."""
+        if self._broken is None and self._task is not None:
+            self._broken = why
+            self._task.cancel()
 
     async def _write(self, reading: "asyncio.Task[None]") -> None:
         session, write = self._driver.session, self._context.write
@@ -82,6 +94,9 @@ class SessionCall:
                 self._follow(message)
                 while session.is_full:
                     await self._room.wait()
+        except DecodeError as error:
+            why = FieldViolation("", "the message cannot be decoded")
+            raise InvalidRequest((why,)) from error
         finally:
             session.close_input()
             # Once this task is done, for which the writer looks.

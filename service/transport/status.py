@@ -7,7 +7,7 @@ its text, and goes to the log.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
@@ -95,9 +95,16 @@ def to_status(error: ServiceError) -> status_pb2.Status:
 
 async def end_with(status: grpc.Status, context: "grpc.aio.ServicerContext[_T, _U]") -> None:
     """End a call with a status, without waiting for ever for a caller that takes nothing."""
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(LAST_WORDS_S):
             await context.abort_with_status(status)
+    except grpc.aio.AbortError:
+        raise  # how gRPC says that it went out
+    except TimeoutError:
+        return
+    except Exception as error:
+        # gRPC cannot begin a status while the call's very first write is stuck.
+        _log.debug("status_not_sent", error=repr(error))
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""The sockets to vLLM's engine process, without the detours of zmq's asyncio support.
+
+vLLM awaits `zmq.asyncio` sockets. Those poll the socket up to four times a message and make a
+future and a handle for each; with a message for every engine step that is a third of a
+millisecond a step. Here a message that is there is taken at once, and one that is not is waited
+for on the socket's file descriptor, which is all that asyncio needs (ZMQ_FD, `zmq_getsockopt(3)`:
+it signals once for any number of messages, so everything is taken until there is nothing).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+_WORTH_NOT_COPYING = 64 * 1024  # bytes; zmq's own threshold
+
+
+class Receiver(zmq.asyncio.Socket):
+    """Takes the place of a socket: one task receives, on one event loop."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _owner: Any = None
+    _plain: Any = None
+
+    @classmethod
+    def in_place_of(cls, socket: Any) -> "Receiver":
+        """Receive what a `zmq.asyncio.Socket` would have; it is closed with this one."""
+        receiver = cls.from_socket(socket)
+        receiver._owner = socket
+        receiver._plain = zmq.Socket.shadow(socket.underlying)
+        return receiver
+
+    async def recv_multipart(  # type: ignore[override]  # awaited, as its parent's is
+        self, flags: int = 0, copy: bool = True, track: bool = False
+    ) -> Any:
+        """Wait for a message; its frames, as zmq's own method gives them."""
+        plain = self._plain
+        while not plain.get(zmq.EVENTS) & zmq.POLLIN:  # asked first: `Again` costs more
+            await self._until_readable()
+        frame = plain.recv(zmq.NOBLOCK, copy=False)
+        frames = [frame]
+        while frame.more:
+            frame = plain.recv(zmq.NOBLOCK, copy=False)
+            frames.append(frame)
+        return [bytes(f) for f in frames] if copy else frames
+
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket that it stands for, too."""
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._plain.FD)
+            self._loop = None
+        if self._owner is not None:
+            super().close(linger)
+            self._owner.close(linger)
+
+    async def _until_readable(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._plain.FD, self._wake)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Sender(zmq.asyncio.Socket):
+    """Takes the place of a socket without a high-water mark, which vLLM's are: it never waits."""
+
+    _owner: Any = None
+    _plain: Any = None
+
+    @classmethod
+    def in_place_of(cls, socket: Any) -> "Sender":
+        """Send what a `zmq.asyncio.Socket` would have; it is closed with this one."""
+        sender = cls.from_socket(socket)
+        sender._owner = socket
+        sender._plain = zmq.Socket.shadow(socket.underlying)
+        return sender
+
+    async def send_multipart(  # type: ignore[override]  # awaited, as its parent's is
+        self,
+        msg_parts: Sequence[Any],
+        flags: int = 0,
+        copy: bool = True,
+        track: bool = False,
+        routing_id: int | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Hand a message to zmq's thread; short frames are copied, because that costs less."""
+        short = sum(map(len, msg_parts)) < _WORTH_NOT_COPYING
+        self._plain.send_multipart(msg_parts, zmq.NOBLOCK, copy=short)
+
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket that it stands for, too."""
+        if self._owner is not None:
+            super().close(linger)
+            self._owner.close(linger)

@@ -160,6 +160,8 @@ def test_every_bad_stop_string_is_named_by_its_place() -> None:
         (DeliveryOptions(credit=0), []),
         (DeliveryOptions(credit=2**32 - 1), []),
         (DETACHED, []),
+        (DeliveryOptions(on_disconnect=OnDisconnect.END), []),
+        (DeliveryOptions(on_disconnect=OnDisconnect.UNKNOWN), ["stream.on_disconnect"]),
         (dataclasses.replace(DETACHED, time_to_live_s=0.001), []),
         (dataclasses.replace(DETACHED, time_to_live_s=0.0), ["stream.time_to_live_ms"]),
         (dataclasses.replace(DETACHED, time_to_live_s=1e6), []),  # is cut, not refused
@@ -194,6 +196,7 @@ def test_credit_is_refused_where_more_cannot_be_granted(credit: int) -> None:
         (DeliveryOptions(max_delay_s=2.0), ["stream.max_delay_ms"]),
         (DeliveryOptions(max_tokens_per_message=0), ["stream.max_tokens_per_message"]),
         (DETACHED, ["stream.on_disconnect"]),
+        (DeliveryOptions(on_disconnect=OnDisconnect.END), ["stream.on_disconnect"]),
         (DeliveryOptions(time_to_live_s=1.0), ["stream.time_to_live_ms"]),
         (
             dataclasses.replace(DETACHED, max_delay_s=2.0, time_to_live_s=1.0),

@@ -100,12 +100,28 @@ LEFT: dict[str, tuple[Ending, Outcome, Outcome | None]] = {
     ),
     "dead": (lambda g: stream_of(g).fail(EngineDead()), Outcome.UNAVAILABLE, Outcome.UNAVAILABLE),
     "stall": (lambda g: break_off(g), Outcome.STALLED, None),
+    "cancel and stall": (
+        lambda g: (stream_of(g).cancel(), break_off(g)),
+        Outcome.CANCELLED,
+        Outcome.CANCELLED,
+    ),
+    "engine and stall": (
+        lambda g: (stream_of(g).push([], STOP), break_off(g)),
+        Outcome.STALLED,
+        Outcome.STOP,
+    ),
+    "failed and stall": (
+        lambda g: (stream_of(g).fail(RequestFailed()), break_off(g)),
+        Outcome.FAILED,
+        Outcome.FAILED,
+    ),
 }
 
 
-def break_off(generation: Generation) -> None:
+def break_off(generation: Generation) -> bool:
     assert generation.reader is not None
     generation.reader.break_off(StreamStalled(1))
+    return True
 
 
 @pytest.mark.parametrize(("before", "attached", "detached"), LEFT.values(), ids=LEFT)

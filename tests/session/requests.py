@@ -43,7 +43,7 @@ class Caller:
         assert len({len(column) for column in columns}) == 1
         assert len(set(deltas.tags)) == len(deltas.tags), "a request twice"
         assert sum(deltas.token_counts) == len(deltas.token_ids)
-        assert deltas.tags or frame.started or frame.finished or frame.failed or frame.rejected
+        assert not frame.is_empty
         for request_id, _ in frame.started:
             request = self.of(request_id)
             assert not request.started

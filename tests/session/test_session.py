@@ -312,13 +312,15 @@ def test_a_closed_request_says_nothing_more_and_ends_or_detaches_as_it_asked(
     assert generation.reader is None
 
 
-@pytest.mark.xfail(reason="an empty message goes out", strict=True)
 def test_a_request_that_was_due_and_was_closed_makes_no_frame(work: AtWork) -> None:
     generation = work.start(1)
     work.frames()
     push(generation, "a")
     work.session.close(1)
     assert work.session.next_frame() is None
+    before = work.wakes.now
+    push(work.start(2), "b")
+    assert work.wakes.now == before + 1, "the writer waits again"
 
 
 def test_a_request_that_was_closed_while_it_was_opened_is_told_to_nobody(work: AtWork) -> None:
@@ -334,11 +336,21 @@ def test_leaving_ends_or_detaches_every_request_and_says_nothing(work: AtWork) -
     attached, detached = work.start(1), work.start(2, detach=True)
     work.session.open(3)
     work.frames()
-    work.session.leave()
+    work.session.leave(None)
     assert work.generations.settled == [("stream 1", Outcome.DISCONNECTED)]
     assert attached.reader is detached.reader is None
     assert detached.expires_at is not None
     assert not any(work.session.is_open(request_id) for request_id in (1, 2, 3))
+
+
+def test_leaving_because_the_session_was_broken_off_ends_its_requests_with_that(
+    work: AtWork,
+) -> None:
+    attached, detached = work.start(1), work.start(2, detach=True)
+    work.session.leave(StreamStalled(30))
+    assert work.generations.settled == [("stream 1", Outcome.STALLED)]
+    assert attached.reader is detached.reader is None
+    assert detached.outcome is None
 
 
 def test_a_session_is_over_when_its_input_is_closed_and_no_request_is_left(

@@ -286,7 +286,6 @@ def test_an_end_that_was_taken_without_anything_else_stalls_nobody(clock: FakeCl
     assert not any(hand.reader.stalled(6.0 + second, 5.0) for second in range(20))
 
 
-@pytest.mark.xfail(reason="tokens are forgotten that were not the last", strict=True)
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_one_token_that_is_left_over_is_taken_and_the_next_are_those_that_come(
     clock: FakeClock, most: int

@@ -146,11 +146,8 @@ def test_one_that_reads_on_behind_all_tokens_gets_again_what_was_held_back_until
     assert hand.reader.exhausted
 
 
-TWICE = pytest.mark.xfail(reason="what was held back is delivered again", strict=True)
-
-
 @pytest.mark.parametrize("finish", [LENGTH, STOP])
-@pytest.mark.parametrize("rules", [StopRules(), pytest.param(HELD, marks=TWICE)])
+@pytest.mark.parametrize("rules", [StopRules(), HELD])
 def test_one_that_reads_on_behind_the_token_that_brought_the_end_gets_no_text_twice(
     clock: FakeClock, finish: EngineFinish, rules: StopRules
 ) -> None:

@@ -125,7 +125,10 @@ def test_the_rest_of_a_request_is_carried_over() -> None:
         (pb.StreamOptions(time_to_live_ms=0), DeliveryOptions(time_to_live_s=0.0)),
         (pb.StreamOptions(time_to_live_ms=1500), DeliveryOptions(time_to_live_s=1.5)),
         (pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_UNSPECIFIED), DeliveryOptions()),
-        (pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_END), DeliveryOptions()),
+        (
+            pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_END),
+            DeliveryOptions(on_disconnect=OnDisconnect.END),
+        ),
         (
             pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_DETACH),
             DeliveryOptions(on_disconnect=OnDisconnect.DETACH),
@@ -135,6 +138,12 @@ def test_the_rest_of_a_request_is_carried_over() -> None:
 def test_delivery_options(options: pb.StreamOptions, delivery: DeliveryOptions) -> None:
     assert to_delivery(options) == delivery
     assert to_request(pb.GenerateRequest(stream=options)).delivery == delivery
+
+
+def test_a_value_that_is_newer_than_the_service_is_not_taken_for_one_that_it_knows() -> None:
+    options = pb.StreamOptions.FromString(b"\x18\x63")  # on_disconnect = 99
+    assert options.on_disconnect == 99
+    assert to_delivery(options) == DeliveryOptions(on_disconnect=OnDisconnect.UNKNOWN)
 
 
 def test_all_fields_of_the_contracts_options_are_known_here() -> None:

@@ -2,7 +2,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from service.domain import Delta, EngineFinish, Finished, FinishReason, Started, Timings, Usage
+from service.domain import EngineFinish, Finished, FinishReason, Started, Timings, Usage
 from service.errors import (
     FieldViolation,
     IdUnknown,
@@ -30,9 +30,9 @@ def test_an_empty_frame_has_no_field() -> None:
 def test_a_frame_has_each_of_its_parts() -> None:
     frame = Frame()
     frame.started.append((1, Started("id", "m", 3, "mine")))
-    frame.deltas.add(1, Delta(5, (7, 8), "ab"))
-    frame.deltas.add(2, Delta(0, (), "tail"))
-    frame.deltas.add(9, Delta(1, (2**32 - 1,), ""))
+    frame.deltas.add(1, 5, (7, 8), "ab")
+    frame.deltas.add(2, 0, (), "tail")
+    frame.deltas.add(9, 1, (2**32 - 1,), "")
     frame.finished.append((2, FINISHED))
     frame.failed.append((3, StreamStalled(30)))
     frame.rejected.append((4, ActionKind.CREDIT, IdUnknown(4)))

@@ -1,0 +1,145 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, cast
+
+import pytest
+
+from service.domain import Delta, Finished, Started
+from service.errors import EngineDead, StreamStalled, StreamTakenOver
+from service.generation import Generation
+from service.telemetry.outcomes import Outcome
+from service.transport.call_sink import CallSink
+from tests.conftest import FakeClock
+from tests.service.generations import Generations, push, stream_of
+from tests.stream.by_hand import STOP
+from tests.transport.scripted_call import ScriptedCall
+
+
+class Written:
+    """A stream that is written to a call by a task of its own."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.generations = Generations(clock)
+        self.call = ScriptedCall()
+        self.generation: Generation = self.generations.begin(detach=False)
+        self.begun = asyncio.Event()
+        self.task = asyncio.create_task(self._handle())
+
+    async def _handle(self) -> None:
+        sink = CallSink()
+        self.reader = self.generations.read(self.generation, sink)
+        self.begun.set()
+        await sink.write_out(self.generation, self.reader, cast("Any", self.call), lambda e: e)
+
+    async def end(self) -> None:
+        async with asyncio.timeout(5):
+            await self.task
+
+
+@pytest.fixture
+async def written(clock: FakeClock) -> AsyncIterator[Written]:
+    written = Written(clock)
+    await written.begun.wait()
+    yield written
+    written.task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await written.task
+
+
+async def test_a_stream_is_written_from_its_start_to_its_end(written: Written) -> None:
+    await written.call.until_written(1)
+    push(written.generation, "ab")
+    await written.call.until_written(2)
+    stream_of(written.generation).push([99], STOP)
+    await written.end()
+    start, first, second, end = written.call.written
+    assert isinstance(start, Started)
+    assert isinstance(first, Delta)
+    assert (first.text, list(second.token_ids)) == ("ab", [99])
+    assert isinstance(end, Finished)
+    assert written.generations.settled == [("s", Outcome.STOP)]
+    assert written.generation.reader is None
+
+
+async def test_what_comes_while_a_message_is_on_its_way_is_merged_into_the_next(
+    written: Written,
+) -> None:
+    await written.call.until_written(1)
+    written.call.can_write.clear()
+    push(written.generation, "a")
+    await written.call.in_write.wait()
+    for letter in "bcd":
+        push(written.generation, letter)
+    written.call.can_write.set()
+    await written.call.until_written(3)
+    assert [delta.text for delta in written.call.written[1:]] == ["a", "bcd"]
+
+
+async def test_a_failure_is_raised_behind_what_was_decoded(written: Written) -> None:
+    push(written.generation, "ab")
+    stream_of(written.generation).fail(EngineDead())
+    with pytest.raises(EngineDead):
+        await written.end()
+    assert [type(event) for event in written.call.written] == [Started, Delta]
+    assert written.generations.settled == [("s", Outcome.UNAVAILABLE)]
+
+
+async def test_a_reader_that_is_stuck_in_a_write_is_broken_off_with_its_reason(
+    written: Written,
+) -> None:
+    await written.call.until_written(1)
+    written.call.can_write.clear()
+    push(written.generation, "a")
+    await written.call.in_write.wait()
+    written.reader.break_off(StreamStalled(30))
+    with pytest.raises(StreamStalled):
+        await written.end()
+    assert written.task.cancelling() == 0
+    assert written.generations.settled == [("s", Outcome.STALLED)]
+
+
+async def test_a_reader_that_waits_is_broken_off_with_its_reason(written: Written) -> None:
+    await written.call.until_written(1)
+    written.reader.break_off(StreamTakenOver())
+    with pytest.raises(StreamTakenOver):
+        await written.end()
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_a_caller_that_has_gone_ends_the_task_as_cancelled_and_leaves_the_stream(
+    written: Written, stuck: bool
+) -> None:
+    await written.call.until_written(1)
+    if stuck:
+        written.call.can_write.clear()
+        push(written.generation, "a")
+        await written.call.in_write.wait()
+    written.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await written.end()
+    assert written.generations.settled == [("s", Outcome.DISCONNECTED)]
+    assert written.reader.closed
+
+
+async def test_a_caller_that_goes_while_its_reader_is_broken_off_has_gone(
+    written: Written,
+) -> None:
+    await written.call.until_written(1)
+    written.call.can_write.clear()
+    push(written.generation, "a")
+    await written.call.in_write.wait()
+    written.reader.break_off(StreamStalled(30))
+    written.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await written.end()
+
+
+async def test_a_write_that_fails_leaves_the_stream(written: Written) -> None:
+    await written.call.until_written(1)
+    written.call.write_fails_with = OSError("the socket is gone")
+    push(written.generation, "a")
+    with pytest.raises(OSError, match="gone"):
+        await written.end()
+    assert written.reader.closed
+    assert written.generations.settled == [("s", Outcome.DISCONNECTED)]

@@ -1,23 +1,13 @@
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 import structlog
 
-from service.admission.gate import Gate
-from service.demux.demultiplexer import Demultiplexer
-from service.demux.flush_timer import FlushTimer
-from service.directory import Directory
 from service.domain import (
-    DeliveryOptions,
     EngineFinish,
     FinishReason,
     GenerationRequest,
-    OnDisconnect,
-    SamplingOptions,
     TextPrompt,
 )
 from service.engine.protocol import RenderedRequest
@@ -26,133 +16,13 @@ from service.errors import (
     DeadlineExceeded,
     EngineDead,
     InvalidRequest,
-    ModelNotFound,
     Overloaded,
-    PositionOutOfRange,
     RequestFailed,
-    ServiceError,
-    ServiceStopping,
-    StreamNotFound,
-    StreamStalled,
     Unauthenticated,
-    Unavailable,
 )
-from service.generation import Generation
-from service.pipeline import Limits, Pipeline
-from service.stream.pacing import DelayGrid
-from service.stream.reader import StreamReader
-from service.telemetry.metrics import StreamMetrics
-from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
-from service.transport.wakeup import Wakeup
+from service.telemetry.outcomes import Outcome
+from tests.service.parts import NOTHING, TENANT, Parts, detached, now, request
 from tests.service.running import eventually
-
-TENANT = "t"
-
-
-now = time.monotonic
-
-
-class Parts:
-    """A pipeline with a scripted engine, without a wire."""
-
-    def __init__(self, engine: ScriptedEngine, limit: int = 10) -> None:
-        self.engine = engine
-        self.gate = Gate(limit, now)
-        self.demultiplexer = Demultiplexer(engine)
-        self.directory = Directory(30.0, 100)
-        self.metrics = StreamMetrics()
-        self.grid = DelayGrid(now)
-        self.timer = FlushTimer(self.grid, now)
-        self.pipeline = Pipeline(
-            engine,
-            self.gate,
-            self.demultiplexer,
-            self.directory,
-            self.grid,
-            self.metrics,
-            Limits(max_request_bytes=1000, detached_ttl_s=5.0, max_detached_ttl_s=20.0),
-            now,
-        )
-        self.gate.open()
-        self.running = asyncio.create_task(self.demultiplexer.run())
-
-    async def open(self, request: GenerationRequest, remaining_s: float | None = None) -> "Reading":
-        """Open a stream and begin to read it."""
-        generation = await self.pipeline.open(request, TENANT, remaining_s)
-        reading = Reading(generation)
-        reading.reader = self.pipeline.read(generation, reading)
-        return reading
-
-    def resume(
-        self, stream_id: str, position: int, tenant: str = TENANT, max_delay_s: float | None = None
-    ) -> "Reading":
-        """Read a stream on."""
-        reading = Reading(None)
-        reading.generation, reading.reader = self.pipeline.resume(
-            stream_id, tenant, position, DeliveryOptions(max_delay_s), reading
-        )
-        return reading
-
-    async def close(self) -> None:
-        self.timer.close()
-        self.running.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.running
-
-    @property
-    def left(self) -> tuple[int, int, list[str]]:
-        return self.gate.held, len(self.demultiplexer.router), self.engine.running_ids
-
-    def counted(self) -> dict[Outcome, int]:
-        return {o: n for o in Outcome if (n := self.metrics.count(o))}
-
-
-class Reading:
-    """A reader and its sink; takes one message after the other."""
-
-    generation: Generation
-    reader: StreamReader
-
-    def __init__(self, generation: Generation | None) -> None:
-        if generation is not None:
-            self.generation = generation
-        self._wakeup = Wakeup()
-
-    def ready(self, reader: StreamReader) -> None:
-        self._wakeup.set()
-
-    def broken_off(self, reader: StreamReader) -> None:
-        self._wakeup.set()
-
-    async def next_text(self) -> str:
-        """Wait for what is due next."""
-        async with asyncio.timeout(5):
-            await self._wakeup.wait()
-        delta = self.reader.take()
-        return "" if delta is None else delta.text
-
-    async def rest(self, parts: Parts | None = None) -> str:
-        """Read to the end, with a step of the engine for each message; raises its failure."""
-        text = ""
-        try:
-            while not self.reader.exhausted:
-                if parts is not None:
-                    parts.engine.step()
-                text += await self.next_text()
-            self.generation.complete()
-            stream = self.generation.stream
-            assert stream is not None
-            if stream.failure is not None:
-                raise stream.failure
-            return text
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        self.generation.leave(self.reader)
-
-
-NOTHING: tuple[int, int, list[str]] = (0, 0, [])
 
 
 @pytest.fixture
@@ -160,18 +30,6 @@ async def parts() -> AsyncIterator[Parts]:
     parts = Parts(ScriptedEngine(step_s=None))
     yield parts
     await parts.close()
-
-
-def request(text: str = "ab", **sampling: object) -> GenerationRequest:
-    return GenerationRequest(
-        TextPrompt(text),
-        sampling=SamplingOptions(**sampling),  # type: ignore[arg-type]
-    )
-
-
-def detached(time_to_live_s: float | None = None) -> GenerationRequest:
-    delivery = DeliveryOptions(on_disconnect=OnDisconnect.DETACH, time_to_live_s=time_to_live_s)
-    return replace(request(), delivery=delivery)
 
 
 async def test_a_whole_stream_and_what_is_left_of_it(parts: Parts) -> None:
@@ -333,98 +191,6 @@ async def test_an_unexpected_failure_is_logged_and_hidden(
     assert parts.counted() == {Outcome.FAILED: 1}
 
 
-# -- cancelling and reading on -------------------------------------------------------------------
-
-
-async def test_a_cancelled_stream_gives_out_what_was_decoded_and_settles(parts: Parts) -> None:
-    reading = await parts.open(request())
-    parts.engine.step()
-    await reading.next_text()
-    parts.pipeline.cancel(reading.generation.stream_id, TENANT)
-    assert await reading.rest() == ""
-    await eventually(lambda: parts.left == NOTHING)
-    assert parts.counted() == {Outcome.CANCELLED: 1}
-
-
-@pytest.mark.parametrize("why", ["unknown", "another tenant's", "cancelled", "ended"])
-async def test_a_stream_that_cannot_be_cancelled_is_not_found(parts: Parts, why: str) -> None:
-    reading = await parts.open(request())
-    stream_id = "nothing" if why == "unknown" else reading.generation.stream_id
-    if why == "cancelled":
-        parts.pipeline.cancel(stream_id, TENANT)
-    elif why == "ended":
-        await reading.rest(parts)
-    with pytest.raises(StreamNotFound):
-        parts.pipeline.cancel(stream_id, "other" if why == "another tenant's" else TENANT)
-
-
-async def test_a_detached_stream_goes_on_and_is_read_on_where_its_reader_left(
-    parts: Parts,
-) -> None:
-    first = await parts.open(detached())
-    parts.engine.step()
-    assert await first.next_text() == "a"
-    first.leave()
-    assert parts.counted() == {}
-    assert parts.gate.held == 1
-    again = parts.resume(first.generation.stream_id, 1)
-    assert await again.rest(parts) == "b"
-    assert again.generation.finished().usage.completion_tokens == 3
-    assert parts.counted() == {Outcome.STOP: 1}
-    assert parts.left == NOTHING
-    whole = parts.resume(first.generation.stream_id, 0)
-    assert await whole.rest() == "ab"
-    assert parts.counted() == {Outcome.STOP: 1}
-
-
-async def test_a_detached_stream_that_ends_alone_gives_its_place_back(parts: Parts) -> None:
-    reading = await parts.open(detached())
-    reading.leave()
-    for _ in range(3):
-        parts.engine.step()
-    await eventually(lambda: parts.left == NOTHING)
-    assert parts.counted() == {Outcome.STOP: 1}
-    assert parts.directory.retained == 1
-
-
-async def test_a_detached_stream_can_be_cancelled(parts: Parts) -> None:
-    reading = await parts.open(detached())
-    reading.leave()
-    parts.pipeline.cancel(reading.generation.stream_id, TENANT)
-    await eventually(lambda: parts.left == NOTHING)
-    assert parts.counted() == {Outcome.CANCELLED: 1}
-
-
-@pytest.mark.parametrize(
-    ("wanted_s", "lives_s"), [(None, 5.0), (2.0, 2.0), (20.0, 20.0), (1e6, 20.0)]
-)
-async def test_a_detached_stream_lives_as_long_as_it_asked_for_and_the_service_allows(
-    parts: Parts, wanted_s: float | None, lives_s: float
-) -> None:
-    reading = await parts.open(detached(wanted_s))
-    reading.leave()
-    parts.directory.sweep(now() + lives_s - 1.0)
-    assert parts.counted() == {}
-    parts.directory.sweep(now() + lives_s)
-    await eventually(lambda: parts.left == NOTHING)
-    assert parts.counted() == {Outcome.EXPIRED: 1}
-    with pytest.raises(StreamNotFound):
-        parts.resume(reading.generation.stream_id, 0)
-
-
-async def test_who_may_not_read_on_and_from_where(parts: Parts) -> None:
-    plain, kept = await parts.open(request()), await parts.open(detached())
-    with pytest.raises(StreamNotFound):
-        parts.resume(plain.generation.stream_id, 0)
-    with pytest.raises(StreamNotFound):
-        parts.resume(kept.generation.stream_id, 0, tenant="other")
-    with pytest.raises(PositionOutOfRange):
-        parts.resume(kept.generation.stream_id, 1)
-    with pytest.raises(InvalidRequest):
-        parts.resume(kept.generation.stream_id, 0, max_delay_s=2.0)
-    assert not kept.reader.closed, "the reader that was there stays"
-
-
 # -- figures -------------------------------------------------------------------------------------
 
 
@@ -460,29 +226,3 @@ async def test_metrics_count_tokens_and_streams(parts: Parts) -> None:
     assert sample("time_to_first_token_seconds_count") == 2
     parts.grid.adaptive.observe(1.0)
     assert sample("adaptive_delay_seconds") == 0.05
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (InvalidRequest(()), Outcome.REFUSED),
-        (ModelNotFound("a", "b"), Outcome.REFUSED),
-        (Overloaded(1, 1), Outcome.OVERLOADED),
-        (DeadlineExceeded(), Outcome.DEADLINE),
-        (StreamStalled(1), Outcome.STALLED),
-        (Unauthenticated("who"), Outcome.UNAUTHENTICATED),
-        (ServiceStopping(), Outcome.STOPPING),
-        (EngineDead(), Outcome.UNAVAILABLE),
-        (Unavailable(), Outcome.UNAVAILABLE),
-        (RequestFailed(), Outcome.FAILED),
-    ],
-)
-def test_every_error_is_counted_as_an_outcome(error: ServiceError, outcome: Outcome) -> None:
-    assert outcome_of(error) is outcome
-
-
-def test_every_finish_is_counted_as_an_outcome() -> None:
-    finishes = [EngineFinish(reason) for reason in FinishReason]
-    assert len({outcome_of_finish(finish) for finish in finishes}) == len(finishes)
-    assert outcome_of_finish(EngineFinish(FinishReason.STOP, "x")) is Outcome.STOP_STRING
-    assert outcome_of_finish(EngineFinish(FinishReason.STOP, 7)) is Outcome.STOP

@@ -27,6 +27,7 @@ from service.domain import (
 )
 from service.engine.processes import end_engine_processes
 from service.engine.protocol import Progress, RenderedRequest
+from service.engine.submissions import Submissions
 from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
 from service.engine.vllm_log import EngineLog
 from service.errors import EngineDead, EngineStartFailed
@@ -88,6 +89,7 @@ class VllmEngine:
         self._tokenizer: Any = None
         # One thread: a long text keeps the next one waiting, not the event loop.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self._submissions = Submissions(lambda request: self._alive.add_request_async(request))
         self._starting: asyncio.Future[None] | None = None
         self._stopping = False
 
@@ -198,7 +200,8 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            await self._alive.add_request_async(rendered.handle)
+            self._alive.ensure_alive()
+            await self._submissions.add(rendered.handle)
         except EngineDeadError as dead:
             raise EngineDead from dead
 
@@ -207,6 +210,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
+            await self._submissions.flush()
             await self._alive.abort_requests_async(list(engine_ids))
         except EngineDeadError as dead:
             raise EngineDead from dead
@@ -251,6 +255,7 @@ class VllmEngine:
                 await asyncio.wait([self._starting], timeout=0.2)
         if self._starting is not None and not self._starting.cancelled():
             self._starting.exception()  # told to whoever awaits `start`
+        self._submissions.close()
         client, self._client = self._client, None
         if client is not None:
             await asyncio.to_thread(client.shutdown, timeout=_STOP_GRACE_S)

@@ -168,7 +168,7 @@ class Session:
             return None
         return frame
 
-    def leave(self, because: ServiceError | None) -> None:
+    def leave(self, because: ServiceError | None = None) -> None:
         """Leave all requests: the call has ended, by itself or `because` it was broken off."""
         self._opening.clear()
         reading, self._reading = self._reading, {}

@@ -1,6 +1,6 @@
 """Deltas of several readers, side by side: entry i of the first four lists is one delta."""
 
-from service.domain import Delta
+from collections.abc import Sequence
 
 
 class DeltaColumns:
@@ -15,9 +15,8 @@ class DeltaColumns:
         self.texts: list[str] = []
         self.token_ids: list[int] = []
 
-    def add(self, tag: int, delta: Delta) -> None:
+    def add(self, tag: int, first: int, token_ids: Sequence[int], text: str) -> None:
         """Add one reader's delta."""
-        first, token_ids, text = delta
         self.tags.append(tag)
         self.first_token_indexes.append(first)
         self.token_counts.append(len(token_ids))

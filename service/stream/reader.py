@@ -64,10 +64,10 @@ class StreamReader:
         "_decode_token",
         "_delay_ms",
         "_due_at_ms",
-        "_every_token",
         "_grid",
         "_limit",
         "_most",
+        "_plain",
         "_seen_at",
         "_seen_progress",
         "_sink",
@@ -113,8 +113,7 @@ class StreamReader:
         self._delay_ms = (
             None if delivery.max_delay_s is None else round(delivery.max_delay_s * 1000)
         )
-        # Whether one token may go out as it comes, with the text that the decoder has for it.
-        self._every_token = self._delay_ms == 0 and not rules.strings
+        self._plain = not rules.strings  # no text is held back for a stop string
         self._limit = NEVER if delivery.credit is None else position + delivery.credit
         self._due_at_ms = 0
         self._seen_progress: tuple[int, int] | None = None
@@ -194,25 +193,37 @@ class StreamReader:
     def take_into(self, columns: DeltaColumns) -> bool:
         """Take what is due and add it. Returns whether the reader is `exhausted`."""
         stream, position = self.stream, self.position
-        if (
-            self._every_token
-            and stream.count - position == 1
-            and not stream.ended
-            and position < self._limit
-        ):
-            # `take` in short, for the most frequent case by far: one token at each step.
-            token_id = stream.tokens[-1]
-            if not stream.keep_all:
-                del stream.tokens[:]  # also those that an earlier, shorter message took
-                stream.first_kept = position + 1
-            columns.add_token(self.tag, position, token_id, self._decode_token(token_id))
-            self.position = position = position + 1
-            self._state = _IDLE
-            stream.wake_at = position + 1 if position < self._limit else NEVER
-            return False
+        end = stream.count
+        if self._plain and not stream.ended and position < end < self._limit:
+            # `take` in short for the most frequent case: all there is, and more can come.
+            number = end - position
+            if number <= self._most:
+                tokens = stream.tokens
+                if number == 1:
+                    token_id = tokens[-1]
+                    text = self._decode_token(token_id)
+                    columns.add_token(self.tag, position, token_id, text)
+                else:
+                    token_ids = tokens[-number:]
+                    columns.add(self.tag, position, token_ids, self._decode(token_ids))
+                if not stream.keep_all:
+                    del tokens[:]
+                    stream.first_kept = end
+                self.position = end
+                delay_ms = self._delay_ms
+                if delay_ms is None:
+                    delay_ms = self._grid.adaptive.delay_ms
+                if delay_ms:
+                    self._state = _DELAYED
+                    self._due_at_ms = self._grid.later(self, delay_ms)
+                    stream.wake_at = end + self._most
+                else:
+                    self._state = _IDLE
+                    stream.wake_at = end + 1
+                return False
         delta = self.take()
         if delta is not None:
-            columns.add(self.tag, delta)
+            columns.add(self.tag, *delta)
         return self.exhausted
 
     def break_off(self, failure: ServiceError) -> None:

@@ -21,11 +21,11 @@ from service.app import ExitStatus, Service
 from service.config import ServiceSettings
 from service.domain import EngineCensus
 from service.engine.vllm_client import VllmEngine
+from tests.end_to_end.known_requests import CUT, Answers, Request, some_requests
 from tokenstream_client import AsyncClient
 
 ORACLE = Path(__file__).with_name("offline_oracle.py")
-
-Answers = list[dict[str, Any]]
+REQUESTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,33 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[Any]
         return answers
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def requests() -> list[Request]:
+    """Requests of all kinds, all different."""
+    return some_requests(seed=20261122, count=REQUESTS)
+
+
+@pytest.fixture(scope="session")
+def all_answers(
+    offline: Callable[[Sequence[Any]], Answers], requests: list[Request]
+) -> tuple[Answers, Answers]:
+    """vLLM's answers to `requests`, and to those that are cut; one start of its engine for all."""
+    answers = offline([*requests, *CUT.values()])
+    return answers[:REQUESTS], answers[REQUESTS:]
+
+
+@pytest.fixture(scope="session")
+def expected(all_answers: tuple[Answers, Answers]) -> Answers:
+    """vLLM's answers to `requests`."""
+    return all_answers[0]
+
+
+@pytest.fixture(scope="session")
+def expected_of_cut(all_answers: tuple[Answers, Answers]) -> dict[str, dict[str, Any]]:
+    """vLLM's answers to the requests that are cut."""
+    return dict(zip(CUT, all_answers[1], strict=True))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

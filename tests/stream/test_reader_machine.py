@@ -1,7 +1,6 @@
 """Any order of steps, messages, credit, time, ends and readers, against a model of the rules."""
 
 import math
-from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -98,7 +97,6 @@ class Reading(RuleBasedStateMachine):
         plain: bool,
     ) -> None:
         if plain:  # most requests of a session by far; their messages take a shorter way
-            delivery = replace(delivery, max_delay_s=0.0)
             keep_all, into_columns, strings = False, True, []
         self.lifetime = lifetime  # steps before it may end
         self.stop_rules = StopRules(tuple(strings), include_stop=include_stop)

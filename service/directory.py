@@ -9,7 +9,7 @@ Rules:
    are met to the sweep's interval.
 
 Bound: the gate's limit of streams that run, and `most_retained` that have settled; of those the
-oldest goes first.
+oldest goes first, but none that is being read: those are bounded by their calls.
 """
 
 from collections import OrderedDict
@@ -50,10 +50,10 @@ class Directory:
         """Take notice that a stream has settled."""
         if self._running.pop(generation.stream_id, None) is None:
             return  # it never began
-        if generation.resumable and generation.outcome is not Outcome.EXPIRED:
+        if generation.began and generation.resumable and generation.outcome is not Outcome.EXPIRED:
             self._retained[generation.stream_id] = generation
             if len(self._retained) > self._most_retained:
-                self._retained.popitem(last=False)
+                self._make_room()
 
     def find(self, stream_id: str, tenant: str) -> Generation:
         """Return a tenant's stream that can be read on. Raises `StreamNotFound`."""
@@ -68,6 +68,11 @@ class Directory:
         if generation is None or generation.tenant != tenant:
             raise StreamNotFound
         return generation
+
+    def _make_room(self) -> None:
+        oldest = next((g for g in self._retained.values() if g.reader is None), None)
+        if oldest is not None:
+            del self._retained[oldest.stream_id]
 
     def sweep(self, now: float) -> None:
         """Break off readers that have stalled, and forget what has expired."""

@@ -53,6 +53,7 @@ class Generation:
         "_rendered",
         "_time_to_live_s",
         "arrived",
+        "began",
         "deadline",
         "deadline_slack_s",
         "delivered",
@@ -87,6 +88,7 @@ class Generation:
         self.deadline_slack_s = deadline_slack_s
         self.model = ""
         self.held = ExitStack()
+        self.began = False  # it is with the engine, and can be found
         self.outcome: Outcome | None = None
         self.settled_at = 0.0
         self.reader: StreamReader | None = None

@@ -107,6 +107,7 @@ class Pipeline:
             self._directory.add(generation)
             await self._engine.submit(rendered)
             ticket.streamed = True
+            generation.began = True
         return generation
 
     def resume(

@@ -45,7 +45,7 @@ class ByteLevelVocabulary:
             self.texts[token_id] = _complete(raw)
         self.texts_without_special = list(self.texts)
         for token_id in special:
-            self.texts_without_special[token_id] = None  # not "": it must not release bytes
+            self.texts_without_special[token_id] = ""
 
     @classmethod
     def of(cls, tokenizer_json: str, vocab_size: int) -> "ByteLevelVocabulary | None":
@@ -60,9 +60,12 @@ class ByteLevelVocabulary:
         special = frozenset(token["id"] for token in added if token.get("special"))
         return cls(tokens, special, max(vocab_size, max(tokens, default=-1) + 1))
 
-    def starts_clean(self, prompt_token_ids: Sequence[int]) -> bool:
+    def starts_clean(self, prompt_token_ids: Sequence[int], *, skip_special: bool) -> bool:
         """Whether an answer behind this prompt begins with a character of its own."""
-        return bool(prompt_token_ids) and bool(self.texts[prompt_token_ids[-1]])
+        for token_id in reversed(prompt_token_ids):
+            if not (skip_special and token_id in self.special):
+                return bool(self.texts[token_id])
+        return False
 
 
 class ByteLevelDecoder:

@@ -140,9 +140,10 @@ class VllmRenderer:
 
     def _decoder(self, core_request: EngineCoreRequest) -> TokenDecoder:
         vocabulary, params = self._bytes, core_request.sampling_params
-        if vocabulary is not None and vocabulary.starts_clean(core_request.prompt_token_ids or ()):
-            assert params is not None
-            return ByteLevelDecoder(vocabulary, skip_special=params.skip_special_tokens)
+        if vocabulary is not None and params is not None:
+            skip = params.skip_special_tokens
+            if vocabulary.starts_clean(core_request.prompt_token_ids or (), skip_special=skip):
+                return ByteLevelDecoder(vocabulary, skip_special=skip)
         detokenizer = IncrementalDetokenizer.from_new_request(
             self._renderer.tokenizer, core_request
         )

@@ -5,11 +5,16 @@ One task for each request that is being opened, none for one that is being read.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
-from service.errors import IdNotNew, IdUnknown, ServiceError
+import structlog
+
+from service.errors import IdNotNew, IdUnknown, RequestFailed, ServiceError
 from service.pipeline import Pipeline
 from service.session.frame import ActionKind, Credit, Resume, Start
 from service.session.session import Session
+
+_log = structlog.get_logger(__name__)
 
 COMPANY_S = 0.005
 
@@ -32,8 +37,8 @@ class SessionDriver:
     def start(self, start: Start) -> None:
         """Begin a request."""
         if self._take_id(start.id, ActionKind.START):
-            task = asyncio.create_task(self._open(start))
-            self._opening[start.id] = task
+            task = self._opening[start.id] = asyncio.create_task(self._open(start))
+            task.add_done_callback(partial(self._done_opening, start.id))
 
     def resume(self, resume: Resume) -> None:
         """Read a stream on."""
@@ -115,14 +120,18 @@ class SessionDriver:
             generation = await self._pipeline.open(start.request, start.tenant, start.timeout_s)
         except ServiceError as error:
             session.not_opened(request_id, error)
-        except asyncio.CancelledError:
-            session.not_opened(request_id, None)
-            raise
         else:
             reader = self._pipeline.read(generation, session, request_id)
             session.opened(request_id, generation, reader)
             if request_id in self._cancel_when_opened:
                 self._pipeline.cancel_generation(generation)
-        finally:
-            self._cancel_when_opened.discard(request_id)
-            del self._opening[request_id]
+
+    def _done_opening(self, request_id: int, task: "asyncio.Task[None]") -> None:
+        """Clean up, also behind a task that was cancelled before it ever ran."""
+        del self._opening[request_id]
+        self._cancel_when_opened.discard(request_id)
+        if task.cancelled():
+            self.session.not_opened(request_id, None)
+        elif (bug := task.exception()) is not None:
+            _log.error("request_failed", exc_info=bug)
+            self.session.not_opened(request_id, RequestFailed())

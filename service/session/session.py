@@ -14,7 +14,8 @@ Rules:
    call breaks; then each request is left, and ends or detaches as it asked.
 
 Bounds: the gate's limit of requests; `MOST_NOTICES` notices (rejections and failures) before
-no more of the caller's messages are read (`is_full`), until it takes them.
+no more of the caller's messages are read (`is_full`), until it takes them; of one message with
+more ids than that, the rest goes unsaid.
 """
 
 from collections import deque
@@ -95,7 +96,7 @@ class Session:
                 reading[1].grant(limit)
             elif request_id in self._opening:
                 self._limits[request_id] = max(limit, self._limits.get(request_id, 0))
-            else:
+            elif not self.is_full:  # one message can have any number of ids
                 self.reject(request_id, ActionKind.CREDIT, IdUnknown(request_id))
 
     def close(self, request_id: int) -> None:
@@ -163,10 +164,8 @@ class Session:
                 ready.extend(self._ready)
                 self._ready = ready
                 break
-        if frame.is_empty:  # who was ready has left
-            self._idle = not self._ready
-            return None
-        return frame
+        # Nothing was taken if all who were ready have left.
+        return self.next_frame() if frame.is_empty else frame
 
     def leave(self, because: ServiceError | None = None) -> None:
         """Leave all requests: the call has ended, by itself or `because` it was broken off."""

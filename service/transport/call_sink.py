@@ -5,9 +5,12 @@ from typing import Any
 
 import grpc
 
+from service.errors import StreamStalled
 from service.generation import Generation
 from service.stream.reader import StreamReader
 from service.transport.wakeup import Wakeup
+
+LAST_WRITE_S = 30.0  # for a stream's end to go out
 
 
 class CallSink:
@@ -66,10 +69,14 @@ class CallSink:
                 raise failure
             reader.sending = True
             reader.sent += 1
-            await write(encode(generation.finished()))
+            # It has settled, so no sweep looks at it any more.
+            async with asyncio.timeout(LAST_WRITE_S):
+                await write(encode(generation.finished()))
         except asyncio.CancelledError:
             if reader.broken is None or self._task is None or self._task.uncancel() > 0:
                 raise  # the caller has gone
             raise reader.broken from None
+        except TimeoutError:
+            raise StreamStalled(LAST_WRITE_S) from None
         finally:
             generation.leave(reader)

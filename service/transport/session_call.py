@@ -109,6 +109,9 @@ class SessionCall:
                 self._start(message.start)
             case "cancel":
                 driver.cancel(message.cancel.id)
+            case "credit" if len(message.credit.ids) != len(message.credit.token_limits):
+                why = FieldViolation("credit.token_limits", "has not as many entries as ids")
+                driver.session.reject(0, ActionKind.CREDIT, InvalidRequest((why,)))
             case "credit":
                 driver.grant(to_credit(message.credit))
             case "resume":

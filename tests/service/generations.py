@@ -53,6 +53,7 @@ class Generations:
         credit: int | None = None,
         deadline: float | None = None,
         deadline_slack_s: float = 0.0,
+        began: bool = True,
     ) -> Generation:
         """A request that was just let in and submitted; nobody reads it yet."""
         request = GenerationRequest(
@@ -68,6 +69,7 @@ class Generations:
         generation.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
         generation.held.callback(self.given_back.append, stream_id)
         self.directory.add(generation)
+        generation.began = began
         return generation
 
     def read(

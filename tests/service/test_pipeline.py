@@ -159,7 +159,6 @@ async def test_an_engine_that_dies_at_the_submission_takes_no_request(parts: Par
     assert len(parts.directory) == 0
 
 
-@pytest.mark.xfail(reason="it is kept as if it could be read again", strict=True)
 async def test_a_stream_that_was_to_outlive_its_reader_and_never_began_is_not_kept(
     parts: Parts,
 ) -> None:

@@ -272,7 +272,6 @@ def test_with_too_many_notices_the_caller_has_to_take_them_first(work: AtWork, k
     assert not work.session.is_full
 
 
-@pytest.mark.xfail(reason="each id of a credit makes a notice", strict=True)
 def test_one_message_of_credit_makes_no_more_notices_than_are_allowed(work: AtWork) -> None:
     work.session.grant(Credit(range(1, 100_001), [1] * 100_000))
     (frame,) = work.frames()

@@ -14,7 +14,7 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-WINDOW_S = 0.002
+WINDOW_S = 0.004
 
 
 class Submissions:

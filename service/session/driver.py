@@ -16,7 +16,7 @@ from service.session.session import Session
 
 _log = structlog.get_logger(__name__)
 
-COMPANY_S = 0.005
+COMPANY_S = 0.01
 
 
 class SessionDriver:
@@ -28,9 +28,8 @@ class SessionDriver:
 
     def __init__(self, pipeline: Pipeline, wake: Callable[[], None]) -> None:
         self._pipeline = pipeline
-        self._wake = wake
-        self._wake_timer: asyncio.TimerHandle | None = None
-        self.session = Session(wake, self._wake_soon)
+        self._telling: asyncio.TimerHandle | None = None
+        self.session = Session(wake, self._tell_starts_soon)
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._cancel_when_opened: set[int] = set()
 
@@ -94,17 +93,17 @@ class SessionDriver:
         """End or detach every request: the session's call has ended, or was broken off."""
         for task in self._opening.values():
             task.cancel()
-        if self._wake_timer is not None:
-            self._wake_timer.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
         self.session.leave(because)
 
-    def _wake_soon(self) -> None:
-        if self._wake_timer is None:
-            self._wake_timer = asyncio.get_running_loop().call_later(COMPANY_S, self._wake_now)
+    def _tell_starts_soon(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(COMPANY_S, self._tell_starts)
 
-    def _wake_now(self) -> None:
-        self._wake_timer = None
-        self._wake()
+    def _tell_starts(self) -> None:
+        self._telling = None
+        self.session.tell_starts()
 
     def _take_id(self, request_id: int, action: ActionKind) -> bool:
         try:

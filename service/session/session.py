@@ -33,13 +33,13 @@ MOST_NOTICES = 1024
 class Session:
     """See the rules above.
 
-    `wake` is called when there is something to write, or it is over; `wake_soon` when it can
-    wait some milliseconds for company.
+    `wake` is called when there is something to write, or it is over; `tell_starts_soon` when
+    requests have started, which waits some milliseconds for company: then `tell_starts`.
     """
 
-    def __init__(self, wake: Callable[[], None], wake_soon: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], tell_starts_soon: Callable[[], None]) -> None:
         self._wake = wake
-        self._wake_soon = wake_soon
+        self._tell_starts_soon = tell_starts_soon
         self._last_id = 0
         self._opening: set[int] = set()
         self._reading: dict[int, tuple[Generation, StreamReader]] = {}
@@ -48,6 +48,7 @@ class Session:
         self._notices = Frame()
         self._input_closed = False
         self._idle = True  # `next_frame` had nothing to say
+        self._starts_are_due = False
         # Of its writer's progress, kept by the writer.
         self.sending = False
         self.sent = 0
@@ -69,7 +70,13 @@ class Session:
         limit = self._limits.pop(request_id, None)
         if limit is not None:
             reader.grant(limit)
-        self._wake_soon()
+        self._tell_starts_soon()
+
+    def tell_starts(self) -> None:
+        """Make a frame of the requests that have started, if none took them along."""
+        if self._notices.started:
+            self._starts_are_due = True
+            self._wake()
 
     def not_opened(self, request_id: int, failure: ServiceError | None) -> None:
         """Tell that a request could not be opened; None: it was closed, and nobody is told."""
@@ -102,6 +109,8 @@ class Session:
     def close(self, request_id: int) -> None:
         """Stop reading a request, as if its call had broken."""
         self._opening.discard(request_id)
+        starts = self._notices.started
+        self._notices.started = [start for start in starts if start[0] != request_id]
         reading = self._reading.pop(request_id, None)
         if reading is not None:
             generation, reader = reading
@@ -144,10 +153,10 @@ class Session:
     def next_frame(self) -> Frame | None:
         """Make the next message; None if there is nothing to say."""
         notices = self._notices
-        if not (self._ready or notices.started or notices.failed or notices.rejected):
+        if not (self._ready or self._starts_are_due or notices.failed or notices.rejected):
             self._idle = True
             return None
-        self._idle = False
+        self._idle = self._starts_are_due = False
         frame, self._notices = notices, Frame()
         ready, self._ready = self._ready, deque()
         deltas = frame.deltas

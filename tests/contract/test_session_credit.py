@@ -144,7 +144,7 @@ async def test_credit_counts_from_where_a_stream_is_read_on(
     assert answer.first + len(answer.token_ids) == 21
 
 
-async def test_lists_of_different_lengths_grant_what_belongs_together(
+async def test_lists_of_different_lengths_are_rejected_and_grant_nothing(
     stepped: RunningService, talk: Talk
 ) -> None:
     for number in (1, 2):
@@ -154,9 +154,9 @@ async def test_lists_of_different_lengths_grant_what_belongs_together(
     talk.told[1].most = 2
     credit = pb.SessionCredit(ids=[1, 2], token_limits=[2])
     await talk.call.write(pb.SessionRequest(credit=credit))
-    await talk.tokens(1, 2)
     await talk.settled()
-    assert talk.told[2].upto == 0
+    assert [(id_, action) for id_, action, _ in talk.rejected][:1] == [(0, "credit")]
+    assert talk.told[1].upto == talk.told[2].upto == 0
 
 
 async def test_requests_without_credit_are_not_held_up_by_one_that_has_none_left(

@@ -117,7 +117,8 @@ class AtWork:
         self.session.opened(request_id, generation, reader)
 
     def frames(self) -> list[Frame]:
-        """Take all frames that there are."""
+        """Take all frames that there are, as after some time."""
+        self.session.tell_starts()
         frames = []
         while (frame := self.session.next_frame()) is not None:
             self.caller.take(frame)

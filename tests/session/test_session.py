@@ -188,7 +188,9 @@ def test_a_request_that_was_due_and_was_closed_makes_no_frame(work: AtWork) -> N
     work.session.close(1)
     assert work.session.next_frame() is None
     before = work.wakes.now
-    push(work.start(2), "b")
+    generation = work.start(2)
+    assert work.wakes.now == before, "a start waits for company"
+    push(generation, "b")
     assert work.wakes.now == before + 1, "the writer waits again"
 
 

@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test bench bench-idle lint format gen lock demo-model screenshot clean
+.PHONY: help setup serve test soak bench bench-idle lint format gen lock demo-model screenshot clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ serve: setup ## Serve MODEL (default: the demo model) on 127.0.0.1:50051, the br
 test: setup ## Run all tests, the real engine included (PYTEST_ARGS="-k name" for some)
 	@scripts/test-tools
 	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+
+soak: setup ## A minute of each kind of load, every token checked, nothing may be left (SOAK_SECONDS=600 for longer)
+	@SOAK_SECONDS=$${SOAK_SECONDS:-60} $(PYTHON) -m pytest tests/soak $(PYTEST_ARGS)
 
 bench: setup ## Compare what frontends cost, ours and vLLM's, over one simulated engine (BENCH_ARGS="--help")
 	@bench/setup

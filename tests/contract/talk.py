@@ -37,7 +37,7 @@ class Told:
     @property
     def upto(self) -> int:
         """Index behind the last token that came."""
-        return self.answer.first + len(self.answer.token_ids)
+        return self.answer.first + self.answer.count
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Talk:
     rejected: list[tuple[int, str, Refusal]] = field(default_factory=list)
     frames: int = 0
     frames_with_tokens: int = 0
+    _saying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def over(cls, channel: grpc.aio.Channel, metadata: Mapping[str, str] | None = None) -> "Talk":
@@ -76,7 +77,7 @@ class Talk:
         start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
         if timeout_s is not None:
             start.timeout.CopyFrom(duration(timeout_s))
-        await self.call.write(pb.SessionRequest(start=start))
+        await self._say(pb.SessionRequest(start=start))
 
     async def resume(
         self,
@@ -94,14 +95,14 @@ class Talk:
         most = first + stream["credit"] if "credit" in stream else None
         self.told[request_id] = Told(Answer(first=first), most)
         resume = pb.SessionResume(id=request_id, request=request, api_key=api_key)
-        await self.call.write(pb.SessionRequest(resume=resume))
+        await self._say(pb.SessionRequest(resume=resume))
 
     async def cancel(self, request_id: int) -> None:
-        await self.call.write(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
+        await self._say(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
 
     async def close(self, request_id: int) -> None:
         """Stop reading a request; what was on its way can still come, until `settled`."""
-        await self.call.write(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
+        await self._say(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
 
     async def grant(self, limits: Mapping[int, int]) -> None:
         for request_id, limit in limits.items():
@@ -109,14 +110,18 @@ class Talk:
             if told is not None and told.most is not None:
                 told.most = max(told.most, limit)
         credit = pb.SessionCredit(ids=limits.keys(), token_limits=limits.values())
-        await self.call.write(pb.SessionRequest(credit=credit))
+        await self._say(pb.SessionRequest(credit=credit))
 
     async def say_nothing(self) -> None:
         """Send a message without an action; its rejection shows how far the service has read."""
-        await self.call.write(pb.SessionRequest())
+        await self._say(pb.SessionRequest())
 
     async def half_close(self) -> None:
         await self.call.done_writing()
+
+    async def _say(self, message: pb.SessionRequest) -> None:
+        async with self._saying:  # gRPC takes one message at a time
+            await self.call.write(message)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -158,7 +163,7 @@ class Talk:
     async def tokens(self, request_id: int, count: int) -> Answer:
         """Read until so many tokens of a request have come."""
         answer = self.told[request_id].answer
-        await self.until(lambda: len(answer.token_ids) >= count)
+        await self.until(lambda: answer.count >= count)
         return answer
 
     async def settled(self) -> None:

@@ -142,6 +142,7 @@ class Answer:
     started: pb.Started | None = None
     deltas: list[pb.Delta] = field(default_factory=list)
     finished: pb.Finished | None = None
+    count: int = 0  # of the tokens in `deltas`
 
     async def read(self, call: AsyncIterable[Response]) -> "Answer":
         """Read to the end; raises what the call raises."""
@@ -151,10 +152,10 @@ class Answer:
 
     async def read_tokens(self, call: AsyncIterable[Response], count: int) -> "Answer":
         """Read until there are so many tokens, or the end."""
-        if not self.started or len(self.token_ids) < count:
+        if not self.started or self.count < count:
             async for message in call:
                 self.add(message)
-                if len(self.token_ids) >= count:
+                if self.count >= count:
                     break
         return self
 
@@ -168,9 +169,10 @@ class Answer:
                 self.started = message.started
             case "delta":
                 assert self.started is not None
-                assert message.delta.first_token_index == self.first + len(self.token_ids)
+                assert message.delta.first_token_index == self.first + self.count
                 assert message.delta.token_ids or message.delta.text
                 self.deltas.append(message.delta)
+                self.count += len(message.delta.token_ids)
             case "finished":
                 assert self.started is not None
                 self.finished = message.finished

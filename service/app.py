@@ -113,7 +113,7 @@ class Service:
             if not await self._start_engine():
                 return ExitStatus.OK
             demultiplexing = asyncio.create_task(self.demultiplexer.run())
-            probing = asyncio.create_task(probe_event_loop(self._observe_lag))
+            probing = asyncio.create_task(probe_event_loop(self._observe_loop))
             sweeping = asyncio.create_task(self._sweep())
             timer = FlushTimer(self.grid)
             try:
@@ -137,8 +137,8 @@ class Service:
             finally:
                 await self.engine.stop()
 
-    def _observe_lag(self, lag_s: float) -> None:
-        self.grid.adaptive.observe(lag_s)
+    def _observe_loop(self, lag_s: float, busy: float) -> None:
+        self.grid.adaptive.observe(lag_s, busy)
         self.metrics.event_loop_lag.observe(lag_s)
 
     async def _sweep(self) -> None:

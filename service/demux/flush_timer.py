@@ -31,9 +31,10 @@ class FlushTimer:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._grid.fire)
 
 
-async def probe_event_loop(observe: Callable[[float], None]) -> None:
-    """Measure for ever how much later than planned the event loop comes round, in seconds."""
+async def probe_event_loop(observe: Callable[[float, float], None]) -> None:
+    """Measure for ever: the event loop's lag in seconds, and how busy its thread is, 0 to 1."""
     while True:
-        planned = time.monotonic() + PROBE_EVERY_S
+        began, computed = time.monotonic(), time.thread_time()
         await asyncio.sleep(PROBE_EVERY_S)
-        observe(max(0.0, time.monotonic() - planned))
+        lasted = time.monotonic() - began
+        observe(max(0.0, lasted - PROBE_EVERY_S), (time.thread_time() - computed) / lasted)

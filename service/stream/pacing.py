@@ -5,9 +5,11 @@ Rules:
 1. Delays end on a grid: a delay of 50 ms ends at the next multiple of 50 ms. So no token waits
    longer than its delay, and readers with the same delay are due together: one timer serves all,
    and a session sends one message for all its requests.
-2. A reader without a delay of its own gets the adaptive one: 0 while the event loop keeps up,
-   more as it lags, at most `MOST_ADAPTIVE_MS`. Fewer, larger messages are what a busy process can
-   save most with; a message costs ten times what a token does (docs/benchmarks.md).
+2. A reader without a delay of its own gets the adaptive one: 0 while the event loop keeps up, and
+   in steps up to `MOST_ADAPTIVE_MS` while it lags or has little time left. Fewer, larger messages
+   are what a busy process can save most with: a message costs ten times what a token does
+   (docs/benchmarks.md). Between the two limits of each measure it stays as it is, because its own
+   effect is in what is measured.
 
 Bound of the grid: one entry for each reader that waits, and stale ones for at most a second.
 """
@@ -18,26 +20,36 @@ from typing import Protocol
 MOST_ADAPTIVE_MS = 50
 ADAPTIVE_STEP_MS = 10
 
-# Lag that a loop has which still keeps up: one step's readers served one after the other.
-_TOLERATED_LAG_S = 0.006
-_RISE_MS_PER_S_OF_LAG = 1500.0
-_FALL = 0.85  # of the smoothed lag from one probe to the next, when the lag is gone
+# Lag in seconds, and the share of the time that the loop's thread computes: above one of the
+# first pair the delay rises, below both of the second it falls.
+_TOO_LATE_S, _TOO_BUSY = 0.02, 0.6
+_IN_TIME_S, _AT_EASE = 0.01, 0.4
+_CALM_BEFORE_FALLING = 5  # observations in a row
 
 
 class AdaptiveDelay:
     """The delay of readers that asked for none: fast up, slowly down."""
 
     def __init__(self) -> None:
-        self._lag_s = 0.0
         self.delay_ms = 0
+        self._calm = 0
 
-    def observe(self, lag_s: float) -> None:
-        """Take one measurement: how much later than planned the event loop came round."""
-        self._lag_s = max(lag_s, self._lag_s * _FALL + lag_s * (1 - _FALL))
-        wanted = max(0.0, self._lag_s - _TOLERATED_LAG_S) * _RISE_MS_PER_S_OF_LAG
-        # In few steps, so that readers stay on the same grid.
-        steps = -(-min(wanted, MOST_ADAPTIVE_MS) // ADAPTIVE_STEP_MS)
-        self.delay_ms = int(steps) * ADAPTIVE_STEP_MS
+    def observe(self, lag_s: float, busy: float) -> None:
+        """Take one measurement, of about a tenth of a second.
+
+        `lag_s`: how much later than planned the event loop came round; `busy`: the share of the
+        time that its thread computed, 0 to 1.
+        """
+        if lag_s > _TOO_LATE_S or busy > _TOO_BUSY:
+            self._calm = 0
+            self.delay_ms = min(self.delay_ms + ADAPTIVE_STEP_MS, MOST_ADAPTIVE_MS)
+        elif lag_s < _IN_TIME_S and busy < _AT_EASE:
+            self._calm += 1
+            if self._calm >= _CALM_BEFORE_FALLING:
+                self._calm = 0
+                self.delay_ms = max(self.delay_ms - ADAPTIVE_STEP_MS, 0)
+        else:
+            self._calm = 0
 
 
 class Delayed(Protocol):

@@ -120,10 +120,12 @@ async def test_closed_it_tells_nobody_more() -> None:
 
 async def test_the_probe_tells_how_late_the_loop_came_round() -> None:
     lags: list[float] = []
+    shares: list[float] = []
     measured = asyncio.Event()
 
-    def observe(lag_s: float) -> None:
+    def observe(lag_s: float, busy: float) -> None:
         lags.append(lag_s)
+        shares.append(busy)
         measured.set()
 
     probing = asyncio.create_task(probe_event_loop(observe))
@@ -137,3 +139,4 @@ async def test_the_probe_tells_how_late_the_loop_came_round() -> None:
     probing.cancel()
     assert lags[0] >= 0
     assert 0.04 < lags[1] <= held_up_s
+    assert all(0 <= busy <= 1.01 for busy in shares)

@@ -223,5 +223,5 @@ async def test_metrics_count_tokens_and_streams(parts: Parts) -> None:
     assert (sample("streams_detached"), sample("streams_retained")) == (0, 1)
     assert sample("tokens_delivered_total") == 3
     assert sample("time_to_first_token_seconds_count") == 2
-    parts.grid.adaptive.observe(1.0)
-    assert sample("adaptive_delay_seconds") == 0.05
+    parts.grid.adaptive.observe(1.0, 0.0)
+    assert sample("adaptive_delay_seconds") == 0.01

@@ -1,10 +1,13 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.stream.pacing import ADAPTIVE_STEP_MS, MOST_ADAPTIVE_MS, AdaptiveDelay, DelayGrid
 from tests.conftest import FakeClock
 
+shares = st.floats(0, 1)
 lags = st.floats(0, 1)
+measurements = st.tuples(lags, shares)
 moments = st.integers(0, 2**20).map(lambda ticks: ticks / 1024)  # exact as they are
 
 
@@ -122,49 +125,52 @@ def test_a_reader_that_waits_again_when_it_is_told_waits_for_the_next_moment(
     assert armed.at_ms[-1] == first + 10
 
 
-@given(st.lists(lags, max_size=20), lags, lags)
-def test_the_adaptive_delay_never_falls_when_the_lag_is_larger(
-    before: list[float], one: float, other: float
-) -> None:
-    delays = []
-    for lag_s in sorted((one, other)):
-        adaptive = AdaptiveDelay()
-        for earlier in before:
-            adaptive.observe(earlier)
-        adaptive.observe(lag_s)
-        delays.append(adaptive.delay_ms)
-    assert delays == sorted(delays)
-
-
-@given(st.lists(lags, max_size=20))
-def test_the_adaptive_delay_has_a_bound_and_few_values(lags_s: list[float]) -> None:
+def observed(*measurements: tuple[float, float]) -> AdaptiveDelay:
     adaptive = AdaptiveDelay()
-    for lag_s in lags_s:
-        adaptive.observe(lag_s)
+    for lag_s, busy in measurements:
+        adaptive.observe(lag_s, busy)
+    return adaptive
+
+
+@given(st.lists(measurements, max_size=20), lags, lags, shares, shares)
+def test_the_adaptive_delay_is_never_shorter_when_the_loop_is_worse_off(
+    before: list[tuple[float, float]], lag_s: float, more_s: float, busy: float, more: float
+) -> None:
+    better = observed(*before, (lag_s, busy))
+    worse = observed(*before, (lag_s + more_s, min(1.0, busy + more)))
+    assert better.delay_ms <= worse.delay_ms
+
+
+@given(st.lists(measurements, max_size=40))
+def test_the_adaptive_delay_has_a_bound_and_few_values(taken: list[tuple[float, float]]) -> None:
+    adaptive = AdaptiveDelay()
+    for lag_s, busy in taken:
+        adaptive.observe(lag_s, busy)
         assert adaptive.delay_ms in range(0, MOST_ADAPTIVE_MS + 1, ADAPTIVE_STEP_MS)
 
 
 def test_a_loop_that_keeps_up_delays_nothing() -> None:
-    adaptive = AdaptiveDelay()
-    assert adaptive.delay_ms == 0
-    for lag_s in (0.0, 0.001, 0.005, 0.005):
-        adaptive.observe(lag_s)
-        assert adaptive.delay_ms == 0
+    assert AdaptiveDelay().delay_ms == 0
+    assert observed(*[(0.012, 0.5)] * 100).delay_ms == 0
 
 
-def test_one_large_lag_delays_at_once_and_as_far_as_it_goes() -> None:
-    adaptive = AdaptiveDelay()
-    adaptive.observe(1.0)
-    assert adaptive.delay_ms == MOST_ADAPTIVE_MS == 50
+@pytest.mark.parametrize("measurement", [(0.03, 0.0), (0.0, 0.7)], ids=["late", "busy"])
+def test_a_loop_that_does_not_keep_up_delays_more_and_more_to_a_bound(
+    measurement: tuple[float, float],
+) -> None:
+    delays = [observed(*[measurement] * times).delay_ms for times in range(8)]
+    assert delays == [0, 10, 20, 30, 40, 50, 50, 50]
 
 
-def test_when_the_lag_is_gone_the_delay_goes_too_but_not_at_once() -> None:
-    adaptive = AdaptiveDelay()
-    adaptive.observe(0.05)
-    delays = []
-    for _ in range(60):
-        adaptive.observe(0.0)
-        delays.append(adaptive.delay_ms)
+def test_a_delay_that_is_enough_stays() -> None:
+    risen = [(0.03, 0.9)] * 5
+    assert observed(*risen, *[(0.005, 0.5)] * 100).delay_ms == MOST_ADAPTIVE_MS
+    assert observed(*risen, *[(0.015, 0.1)] * 100).delay_ms == MOST_ADAPTIVE_MS
+
+
+def test_a_loop_at_ease_gives_the_delay_up_slowly() -> None:
+    risen, calm = [(1.0, 1.0)] * 9, (0.0, 0.1)
+    delays = [observed(*risen, *[calm] * times).delay_ms for times in range(31)]
     assert delays == sorted(delays, reverse=True)
-    assert delays[0] > 0
-    assert delays[-1] == 0
+    assert (delays[4], delays[5], delays[-1]) == (50, 40, 0)
+    assert observed(*risen, *[calm, calm, (0.015, 0.5)] * 30).delay_ms == MOST_ADAPTIVE_MS

@@ -121,7 +121,8 @@ def test_a_message_that_names_no_number_has_at_most_1024_tokens(clock: FakeClock
 def test_a_reader_without_a_delay_of_its_own_follows_the_adaptive_one(clock: FakeClock) -> None:
     adaptive, own = ByHand(clock), ByHand(clock, max_delay_s=0.0)
     for hand in adaptive, own:
-        hand.grid.adaptive.observe(1.0)
+        for _ in range(5):
+            hand.grid.adaptive.observe(1.0, 1.0)
         hand.push("a")
         hand.rest()
         hand.push("b")

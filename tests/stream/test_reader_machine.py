@@ -166,9 +166,10 @@ class Reading(RuleBasedStateMachine):
                 self.grid.fire()
                 self.take_if_eager()
 
-    @rule(lag_s=st.sampled_from([0.0, 0.01, 0.02, 1.0]))
-    def the_loop_lags(self, lag_s: float) -> None:
-        self.grid.adaptive.observe(lag_s)
+    @rule(lag_s=st.sampled_from([0.0, 0.01, 0.02, 1.0]), times=st.integers(1, 30))
+    def the_loop_lags(self, lag_s: float, times: int) -> None:
+        for _ in range(times):
+            self.grid.adaptive.observe(lag_s, 0.0)
 
     @precondition(lambda self: self.stream.keep_all)
     @rule(

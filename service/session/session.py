@@ -26,7 +26,7 @@ from service.generation import Generation
 from service.session.frame import ActionKind, Credit, Frame
 from service.stream.reader import StreamReader
 
-MOST_TOKENS_PER_FRAME = 32_768
+MOST_TOKENS_PER_FRAME = 8192
 MOST_NOTICES = 1024
 
 

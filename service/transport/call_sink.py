@@ -8,7 +8,7 @@ import grpc
 from service.errors import StreamStalled
 from service.generation import Generation
 from service.stream.reader import StreamReader
-from service.transport.wakeup import Wakeup
+from service.transport.wakeup import Turns, Wakeup
 
 LAST_WRITE_S = 30.0  # for a stream's end to go out
 
@@ -22,9 +22,10 @@ class CallSink:
 
     __slots__ = ("_task", "_wakeup")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
+        """`turns`: in which many calls of one process go on."""
         self._task = asyncio.current_task()
-        self._wakeup = Wakeup()
+        self._wakeup = Wakeup(turns)
 
     def ready(self, reader: StreamReader) -> None:
         """See `Sink.ready`."""

@@ -14,6 +14,7 @@ from service.transport.call_sink import CallSink
 from service.transport.convert import event_encoder, to_delivery, to_request
 from service.transport.session_call import SessionCall
 from service.transport.status import StatusError, end_with, status_boundary
+from service.transport.wakeup import Turns
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
 
 _generate_response = event_encoder(generation_pb2.GenerateResponse)
@@ -29,6 +30,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._pipeline = pipeline
         self._authenticator = authenticator
         self._sessions: set[SessionCall] = set()
+        self._turns = Turns()
 
     @property
     def sessions_open(self) -> int:
@@ -62,7 +64,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 generation = await self._pipeline.open(
                     wanted, caller.tenant, context.time_remaining()
                 )
-                sink = CallSink()
+                sink = CallSink(self._turns)
                 reader = self._pipeline.read(generation, sink)
                 await sink.write_out(generation, reader, context, _generate_response)
         except StatusError as error:
@@ -92,7 +94,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 caller = self._authenticator.caller_of(context.invocation_metadata())
                 delivery = to_delivery(request.stream)
                 validation.check_without_credit(delivery)
-                sink = CallSink()
+                sink = CallSink(self._turns)
                 generation, reader = self._pipeline.resume(
                     request.stream_id, caller.tenant, request.next_token_index, delivery, sink
                 )

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from service.transport.wakeup import Wakeup
+from service.transport.wakeup import Turns, Wakeup
 
 
 async def test_set_before_it_is_waited_for_it_lets_one_wait_return() -> None:
@@ -50,3 +50,37 @@ async def test_a_wait_that_is_cancelled_takes_no_alarm_with_it() -> None:
         await task
     async with asyncio.timeout(1):
         await wakeup.wait()
+
+
+async def test_of_many_that_are_woken_some_go_on_and_then_the_loop_comes_round() -> None:
+    turns, went_on, rounds = Turns(at_once=10), 0, []
+    wakeups = [Wakeup(turns) for _ in range(35)]
+
+    async def wait(wakeup: Wakeup) -> None:
+        nonlocal went_on
+        await wakeup.wait()
+        went_on += 1
+
+    tasks = [asyncio.create_task(wait(wakeup)) for wakeup in wakeups]
+    await asyncio.sleep(0)
+    for wakeup in wakeups:
+        wakeup.set()
+    async with asyncio.timeout(1):
+        while went_on < 35:
+            before = went_on
+            await asyncio.sleep(0)
+            rounds.append(went_on - before)
+    assert [number for number in rounds if number] == [10, 10, 10, 5]
+    await asyncio.gather(*tasks)
+
+
+async def test_one_that_left_the_queue_holds_up_nobody() -> None:
+    turns = Turns(at_once=1)
+    wakeups = [Wakeup(turns), Wakeup(turns)]
+    tasks = [asyncio.create_task(wakeup.wait()) for wakeup in wakeups]
+    await asyncio.sleep(0)
+    for wakeup in wakeups:
+        wakeup.set()
+    tasks[0].cancel()
+    async with asyncio.timeout(1):
+        await tasks[1]

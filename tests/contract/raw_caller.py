@@ -40,6 +40,13 @@ class RawCaller:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connection, (host, int(port)))
+        return await cls.over(connection, window=window, reads=reads)
+
+    @classmethod
+    async def over(
+        cls, connection: socket.socket, *, window: int = 0, reads: bool = True
+    ) -> "RawCaller":
+        """The same on a connection that is there."""
         reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
         caller = cls(reader, writer)
         writer.write(
@@ -72,6 +79,19 @@ class RawCaller:
     def reset(self, stream: int) -> None:
         """End a call as a client does that cancels it."""
         self._writer.write(frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL)))
+
+    async def take_a_byte(self) -> None:
+        """Take one byte off the connection, where nothing else is."""
+        await self._reader.readexactly(1)
+
+    async def reset_connection(self) -> None:
+        """Close it as a machine does whose program has died: with a reset."""
+        linger = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger
+        )
+        self._writer.transport.abort()
+        await self.close()
 
     async def close(self) -> None:
         """Close the connection."""

@@ -9,7 +9,7 @@ Rules:
    are met to the sweep's interval.
 
 Bound: the gate's limit of streams that run, and `most_retained` that have settled; of those the
-oldest goes first, but none that is being read: those are bounded by their calls.
+oldest goes first. One that is being read then is read to its end, but not found again.
 """
 
 from collections import OrderedDict
@@ -27,6 +27,7 @@ class Directory:
         self._most_retained = most_retained
         self._running: dict[str, Generation] = {}
         self._retained: OrderedDict[str, Generation] = OrderedDict()
+        self._outgoing: list[Generation] = []
 
     def __len__(self) -> int:
         """Streams in it, settled ones included."""
@@ -53,7 +54,9 @@ class Directory:
         if generation.began and generation.resumable and generation.outcome is not Outcome.EXPIRED:
             self._retained[generation.stream_id] = generation
             if len(self._retained) > self._most_retained:
-                self._make_room()
+                _, oldest = self._retained.popitem(last=False)
+                if oldest.reader is not None:
+                    self._outgoing.append(oldest)
 
     def find(self, stream_id: str, tenant: str) -> Generation:
         """Return a tenant's stream that can be read on. Raises `StreamNotFound`."""
@@ -69,24 +72,23 @@ class Directory:
             raise StreamNotFound
         return generation
 
-    def _make_room(self) -> None:
-        oldest = next((g for g in self._retained.values() if g.reader is None), None)
-        if oldest is not None:
-            del self._retained[oldest.stream_id]
-
     def sweep(self, now: float) -> None:
         """Break off readers that have stalled, and forget what has expired."""
         for generation in list(self._running.values()):
-            reader = generation.reader
-            if reader is not None:
-                if reader.stalled(now, self._stall_limit_s):
-                    reader.break_off(StreamStalled(self._stall_limit_s))
-            elif generation.expires_at is not None and now >= generation.expires_at:
+            if self._look_at(generation, now):
                 generation.settle(Outcome.EXPIRED)
         for generation in list(self._retained.values()):
-            reader = generation.reader
-            if reader is not None:
-                if reader.stalled(now, self._stall_limit_s):
-                    reader.break_off(StreamStalled(self._stall_limit_s))
-            elif generation.expires_at is not None and now >= generation.expires_at:
+            if self._look_at(generation, now):
                 del self._retained[generation.stream_id]
+        for generation in self._outgoing:
+            self._look_at(generation, now)
+        self._outgoing = [g for g in self._outgoing if g.reader is not None]
+
+    def _look_at(self, generation: Generation, now: float) -> bool:
+        """Break a stalled reader off; if there is none, tell whether none came back in time."""
+        reader = generation.reader
+        if reader is None:
+            return generation.expires_at is not None and now >= generation.expires_at
+        if reader.stalled(now, self._stall_limit_s):
+            reader.break_off(StreamStalled(self._stall_limit_s))
+        return False

@@ -17,7 +17,15 @@ from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
 from tests.contract.talk import Talk
-from tests.service.running import Answer, Refusal, RunningService, eventually, refusal, started
+from tests.service.running import (
+    PATIENCE_S,
+    Answer,
+    Refusal,
+    RunningService,
+    eventually,
+    refusal,
+    started,
+)
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
 
@@ -225,7 +233,8 @@ async def test_a_running_stream_is_not_found_by_another_tenant_and_goes_on(
     call = stepped.generation.Generate(detaching(), metadata=ACME)
     stream_id = await started(call)
 
-    assert seen(await reach(stepped, stream_id, RESEARCH)) == NOT_FOUND
+    async with asyncio.timeout(PATIENCE_S):
+        assert seen(await reach(stepped, stream_id, RESEARCH)) == NOT_FOUND
 
     for _ in range(4):
         stepped.engine.step()

@@ -95,7 +95,7 @@ async def begin(way: str, running: RunningService, request: pb.GenerateRequest) 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("stream", [{"max_delay_ms": 0}, {}], ids=["delay 0", "idle, none named"])
 async def test_without_delay_every_steps_token_comes_at_once_in_a_message_of_its_own(
-    stepped: RunningService, way: str, stream: dict[str, int]
+    stepped: RunningService, way: str, stream: dict[str, Any]
 ) -> None:
     reading = await begin(way, stepped, asked(**stream))
     waits = []

@@ -14,7 +14,7 @@ from tests.soak.known import Asked, Tally
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 
-TICK_S = 0.02
+SIDES = 4  # sessions
 TOKENS = 1500  # far more than any of them gets to
 OPEN_END = (Outcome.DISCONNECTED, Outcome.LENGTH)
 BY_CALL = 20  # each twentieth
@@ -63,38 +63,38 @@ def is_cancelled(number: int) -> bool:
 
 
 class Storm:
-    """So many a second, for so long: most in two sessions, a few with a call each."""
+    """So many a second, for so long: most in sessions, a few with a call each."""
 
     def __init__(self, per_s: int, seconds: float) -> None:
-        self.requests = int(per_s * seconds)
-        self._each_tick = per_s * TICK_S
+        self.requests = int(per_s * seconds) // SIDES * SIDES
+        self._per_s = per_s
         self._chance = random.Random("storm")
         self.tally = Tally()
 
     async def run(self, channel: grpc.aio.Channel, other: grpc.aio.Channel) -> None:
         """Lead all of them to their ends."""
         stub: Any = generation_pb2_grpc.GenerationServiceStub(other)
-        sides = [_Side(Talk.over(channel)) for _ in range(2)]
-        loop = asyncio.get_running_loop()
-        next_tick, due, begun = loop.time(), 0.0, 0
+        sides = [_Side(Talk.over(channel)) for _ in range(SIDES)]
         async with asyncio.TaskGroup() as group:
             for side in sides:
                 group.create_task(side.end_what_begins())
-            while begun < self.requests:
-                due = min(due + self._each_tick, self.requests - begun)
-                for _ in range(int(due)):
-                    request = Asked.new(TOKENS)
-                    if begun % BY_CALL == 0:
-                        group.create_task(self._end_by_a_call(stub, request))
-                    else:
-                        await sides[begun % 2].begin(request)
-                    begun, due = begun + 1, due - 1
-                next_tick += TICK_S
-                await asyncio.sleep(max(0.0, next_tick - loop.time()))
-            for side in sides:
-                await side.no_more()
+                group.create_task(self._begin(side, stub, group))
         for side in sides:
             self._check(side.talk, side.asked)
+
+    async def _begin(self, side: "_Side", stub: Any, group: asyncio.TaskGroup) -> None:
+        """Begin one side's part of the requests, at its part of the rate."""
+        loop = asyncio.get_running_loop()
+        next_at = loop.time()
+        for number in range(self.requests // SIDES):
+            request = Asked.new(TOKENS)
+            if number % BY_CALL == 0:
+                group.create_task(self._end_by_a_call(stub, request))
+            else:
+                await side.begin(request)
+            next_at += SIDES / self._per_s
+            await asyncio.sleep(max(0.0, next_at - loop.time()))
+        await side.no_more()
 
     def _check(self, talk: Talk, asked: dict[int, Asked]) -> None:
         assert talk.rejected == []

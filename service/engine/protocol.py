@@ -47,7 +47,7 @@ class EngineClient(Protocol):
     async def submit(self, rendered: RenderedRequest) -> None:
         """Hand the request to the engine's queue. Raises `EngineDead`.
 
-        It is on its way before this first suspends: an `abort` that is called later comes later.
+        An `abort` that is called after this was, comes after it, also while this still waits.
         """
 
     async def abort(self, engine_ids: Sequence[str]) -> None:

@@ -10,53 +10,58 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
-_log = structlog.get_logger(__name__)
-
 WINDOW_S = 0.004
 
 
 class Submissions:
-    """`send`: hands one request over without waiting, or fails if the engine has gone."""
+    """`send`: hands one request over without waiting, or raises what is wrong with it."""
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: list[Any] = []
+        self._waiting: list[tuple[Any, asyncio.Future[None]]] = []
         self._window: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
 
     async def add(self, request: Any) -> None:
-        """Send a request now or soon, before whatever is sent after `flush`."""
-        if self._window is not None:
-            self._waiting.append(request)
+        """Send a request, now or soon. Raises what `send` raises.
+
+        Whoever no longer waits has sent it all the same, unless that raises.
+        """
+        loop = asyncio.get_running_loop()
+        if self._window is None:
+            self._window = loop.call_later(WINDOW_S, self._close_window)
+            await self._send(request)
             return
-        self._window = asyncio.get_running_loop().call_later(WINDOW_S, self._close_window)
-        await self._send(request)
+        sent: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((request, sent))
+        await sent
 
     async def flush(self) -> None:
-        """Send what waits."""
+        """Send what waits, ahead of whatever is sent behind this."""
         waiting, self._waiting = self._waiting, []
-        for request in waiting:
-            await self._send(request)
+        for request, sent in waiting:
+            try:
+                await self._send(request)
+            except Exception as error:
+                if not sent.done():
+                    sent.set_exception(error)
+            else:
+                if not sent.done():
+                    sent.set_result(None)
 
     def close(self) -> None:
-        """Send no more."""
-        self._waiting.clear()
+        """Send no more; nobody waits any longer."""
         if self._window is not None:
             self._window.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        for _, sent in self._waiting:
+            sent.cancel()
+        self._waiting.clear()
 
     def _close_window(self) -> None:
         self._window = None
         if self._waiting:
             loop = asyncio.get_running_loop()
             self._window = loop.call_later(WINDOW_S, self._close_window)
-            self._sending = loop.create_task(self._flush_quietly())
-
-    async def _flush_quietly(self) -> None:
-        try:
-            await self.flush()
-        except Exception as error:  # their streams end with the engine, which has gone
-            _log.debug("not_submitted", error=repr(error))
+            self._flushing = loop.create_task(self.flush())

@@ -41,6 +41,7 @@ _log = structlog.get_logger(__name__)
 
 _PROGRESS_EVERY_S = 5.0
 _SWEEP_EVERY_S = 1.0
+_READERS_EVERY_S = 0.05
 _LAST_WORDS_S = 2.0  # for failed streams' readers to take what they can
 _LAST_STATUS_S = 0.2  # for the last statuses to go out; open health watches end then too
 
@@ -78,7 +79,9 @@ class Service:
         authenticator = Authenticator(
             None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
         )
-        self.generation_servicer = GenerationServicer(self.pipeline, authenticator)
+        self.generation_servicer = GenerationServicer(
+            self.pipeline, authenticator, settings.max_sessions
+        )
         self.metrics.sessions.set_function(lambda: self.generation_servicer.sessions_open)
         self.server = Server(
             self.generation_servicer,
@@ -170,14 +173,20 @@ class Service:
         finally:
             ticking.cancel()
 
+    async def _until_all_is_read(self) -> None:
+        """Wait for what runs, and for who still reads what has run."""
+        await self.gate.until_empty()
+        while self.directory.being_read_again:  # noqa: ASYNC110 - readers leave in many ways
+            await asyncio.sleep(_READERS_EVERY_S)
+
     async def _drain(self, because: type[Unavailable]) -> None:
         self.gate.stop(because)
         await self.server.draining()
-        if self.gate.held:
-            _log.info("draining", streams=self.gate.held, grace_s=self.settings.drain_grace_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.drain_grace_s):
-                    await _first(self.gate.until_empty(), self._stop_at_once.wait())
+        grace_s = self.settings.drain_grace_s
+        _log.info("draining", streams=self.gate.held, grace_s=grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await _first(self._until_all_is_read(), self._stop_at_once.wait())
         if self.gate.held:
             _log.warning("streams_cut_off", streams=self.gate.held)
             self.demultiplexer.close(ServiceStopping)

@@ -57,7 +57,7 @@ class ServiceSettings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None,
         description="file of API keys and their tenants, as `tokenstream keys add` makes it; every"
-        " call needs one of them then, and changes count within a second",
+        " call needs one of them then, and a key that is removed opens nothing new after a second",
     )
     allow_anonymous: bool = Field(
         default=False,
@@ -82,6 +82,9 @@ class ServiceSettings(BaseSettings):
         default=1024,
         ge=1,
         description="most requests at once, queued ones included; more are refused",
+    )
+    max_sessions: int = Field(
+        default=1024, ge=1, description="most Session calls at once; more are refused"
     )
     max_request_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="largest request message in bytes"

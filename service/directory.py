@@ -9,10 +9,11 @@ Rules:
    are met to the sweep's interval.
 
 Bound: the gate's limit of streams that run, and `most_retained` that have settled; of those the
-oldest goes first. One that is being read then is read to its end, but not found again.
+oldest of the tenant that has most goes first, so that nobody pushes others' streams out. One that
+is being read then is read to its end, but not found again.
 """
 
-from collections import OrderedDict
+from collections import defaultdict
 
 from service.errors import StreamNotFound, StreamStalled
 from service.generation import Generation
@@ -26,12 +27,13 @@ class Directory:
         self._stall_limit_s = stall_limit_s
         self._most_retained = most_retained
         self._running: dict[str, Generation] = {}
-        self._retained: OrderedDict[str, Generation] = OrderedDict()
+        self._retained: defaultdict[str, dict[str, Generation]] = defaultdict(dict)  # by tenant
+        self._retained_count = 0
         self._outgoing: list[Generation] = []
 
     def __len__(self) -> int:
         """Streams in it, settled ones included."""
-        return len(self._running) + len(self._retained)
+        return len(self._running) + self._retained_count
 
     @property
     def detached(self) -> int:
@@ -39,9 +41,15 @@ class Directory:
         return sum(1 for g in self._running.values() if g.reader is None and g.resumable)
 
     @property
+    def being_read_again(self) -> int:
+        """Streams that have settled and have a reader."""
+        settled = [g for of_one in self._retained.values() for g in of_one.values()]
+        return sum(1 for g in settled + self._outgoing if g.reader is not None)
+
+    @property
     def retained(self) -> int:
         """Streams that have settled and can be read again."""
-        return len(self._retained)
+        return self._retained_count
 
     def add(self, generation: Generation) -> None:
         """Enter a stream that begins."""
@@ -52,15 +60,19 @@ class Directory:
         if self._running.pop(generation.stream_id, None) is None:
             return  # it never began
         if generation.began and generation.resumable and generation.outcome is not Outcome.EXPIRED:
-            self._retained[generation.stream_id] = generation
-            if len(self._retained) > self._most_retained:
-                _, oldest = self._retained.popitem(last=False)
+            self._retained[generation.tenant][generation.stream_id] = generation
+            self._retained_count += 1
+            if self._retained_count > self._most_retained:
+                most = max(self._retained.values(), key=len)
+                oldest = next(iter(most.values()))
+                self._forget(oldest)
                 if oldest.reader is not None:
                     self._outgoing.append(oldest)
 
     def find(self, stream_id: str, tenant: str) -> Generation:
         """Return a tenant's stream that can be read on. Raises `StreamNotFound`."""
-        generation = self._running.get(stream_id) or self._retained.get(stream_id)
+        retained = self._retained.get(tenant, {})
+        generation = self._running.get(stream_id) or retained.get(stream_id)
         if generation is None or generation.tenant != tenant or not generation.resumable:
             raise StreamNotFound
         return generation
@@ -77,12 +89,19 @@ class Directory:
         for generation in list(self._running.values()):
             if self._look_at(generation, now):
                 generation.settle(Outcome.EXPIRED)
-        for generation in list(self._retained.values()):
+        for generation in [g for of_one in self._retained.values() for g in of_one.values()]:
             if self._look_at(generation, now):
-                del self._retained[generation.stream_id]
+                self._forget(generation)
         for generation in self._outgoing:
             self._look_at(generation, now)
         self._outgoing = [g for g in self._outgoing if g.reader is not None]
+
+    def _forget(self, generation: Generation) -> None:
+        of_one = self._retained[generation.tenant]
+        del of_one[generation.stream_id]
+        self._retained_count -= 1
+        if not of_one:
+            del self._retained[generation.tenant]
 
     def _look_at(self, generation: Generation, now: float) -> bool:
         """Break a stalled reader off; if there is none, tell whether none came back in time."""

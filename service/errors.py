@@ -16,6 +16,7 @@
     │   ├── IdUnknown             no request of that id is running in this session
     │   └── ActionMissing         it says nothing that this service knows
     ├── Overloaded            the caller: come back after `retry_after_s`
+    │   └── TooManySessions       the same, for session calls
     ├── Unavailable           the caller: try another replica, or come back
     │   ├── EngineLoading         the model is still loading
     │   ├── ServiceStopping       the service drains or has drained
@@ -164,6 +165,17 @@ class Overloaded(ServiceError):
         """Tell the limit that was met."""
         super().__init__(f"all {limit} streams of this service are taken")
         self.retry_after_s = retry_after_s
+
+
+class TooManySessions(Overloaded):
+    """All session calls are taken; sessions last, so it is not known for how long."""
+
+    reason = "TOO_MANY_SESSIONS"
+
+    def __init__(self, limit: int) -> None:
+        """Tell the limit that was met."""
+        ServiceError.__init__(self, f"all {limit} sessions of this service are taken")
+        self.retry_after_s = 5.0
 
 
 class Unavailable(ServiceError):

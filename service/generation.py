@@ -13,7 +13,8 @@ Rules:
 1. It settles exactly once: what it holds (route, engine's place, ticket, timer) is given back, and
    its outcome is counted. Whatever happens later changes neither.
 2. One reader at a time. A newer one takes over; the older is broken off.
-3. Where the request asked for DETACH, a reader that leaves early leaves a detached stream. It is
+3. Where the request asked for DETACH, a reader that leaves early leaves a detached stream, unless
+   nobody was told its id yet. It is
    found again until its time to live has passed, counted from when the last reader left or, if
    that is later, from the stream's end. A settled stream can be read as long.
 """
@@ -35,7 +36,7 @@ from service.engine.protocol import RenderedRequest
 from service.errors import PositionOutOfRange, StreamTakenOver
 from service.stream.pacing import DelayGrid
 from service.stream.reader import Sink, StreamReader
-from service.stream.text import StopRules
+from service.stream.text import StopRules, TokenDecoder
 from service.stream.token_stream import TokenStream
 from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
 
@@ -49,20 +50,23 @@ class Generation:
 
     __slots__ = (
         "_clock",
+        "_make_decoder",
         "_on_settled",
-        "_rendered",
         "_time_to_live_s",
         "arrived",
         "began",
+        "client_request_id",
         "deadline",
         "deadline_slack_s",
         "delivered",
+        "delivery",
         "expires_at",
         "held",
+        "known",
         "model",
         "outcome",
+        "prompt_tokens",
         "reader",
-        "request",
         "rules",
         "settled_at",
         "stream",
@@ -82,13 +86,17 @@ class Generation:
     ) -> None:
         self.stream_id = stream_id
         self.tenant = tenant
-        self.request = request
+        # Not the request itself: a stream that is kept must not keep its prompt.
+        self.delivery = request.delivery
+        self.client_request_id = request.client_request_id
+        self.prompt_tokens = 0  # before it was rendered
         self.arrived = clock()
         self.deadline = deadline
         self.deadline_slack_s = deadline_slack_s
         self.model = ""
         self.held = ExitStack()
-        self.began = False  # it is with the engine, and can be found
+        self.began = False  # it is with the engine, or on its way there
+        self.known = False  # its id was given to a write: somebody can come back for it
         self.outcome: Outcome | None = None
         self.settled_at = 0.0
         self.reader: StreamReader | None = None
@@ -98,18 +106,13 @@ class Generation:
         self.rules = StopRules()
         self._clock = clock
         self._on_settled = on_settled
-        self._rendered: RenderedRequest | None = None
+        self._make_decoder: Callable[[], TokenDecoder] | None = None
         self._time_to_live_s = 0.0
 
     @property
     def resumable(self) -> bool:
         """Whether its stream outlives its reader."""
-        return self.request.delivery.on_disconnect is OnDisconnect.DETACH
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt; 0 before it was rendered."""
-        return 0 if self._rendered is None else self._rendered.prompt_token_count
+        return self.delivery.on_disconnect is OnDisconnect.DETACH
 
     @property
     def time_to_first_token_s(self) -> float | None:
@@ -122,7 +125,8 @@ class Generation:
     ) -> None:
         """Have a stream from now on."""
         self.model = model
-        self._rendered = rendered
+        self.prompt_tokens = rendered.prompt_token_count
+        self._make_decoder = rendered.make_decoder
         self.stream = stream
         self._time_to_live_s = time_to_live_s
 
@@ -140,19 +144,20 @@ class Generation:
         Raises `PositionOutOfRange`.
         """
         assert self.stream is not None
-        assert self._rendered is not None
+        assert self._make_decoder is not None
         if not self.stream.first_kept <= position <= self.stream.count:
             raise PositionOutOfRange(position, self.stream.count)
-        if self.reader is not None:
-            self._note_progress(self.reader)
-            self.reader.break_off(StreamTakenOver())
+        older, self.reader = self.reader, None
+        if older is not None:
+            self._note_progress(older)
+            older.break_off(StreamTakenOver())
         self.expires_at = None
         self.reader = StreamReader(
             self.stream,
             position,
-            self._rendered.make_decoder(),
+            self._make_decoder(),
             self.rules,
-            delivery or self.request.delivery,
+            delivery or self.delivery,
             grid,
             sink,
             tag,
@@ -166,7 +171,7 @@ class Generation:
             return  # taken over
         self._note_progress(reader)
         self.reader = None
-        if self.outcome is None and not (self.resumable and self._goes_on):
+        if self.outcome is None and not (self.resumable and self.known and self._goes_on):
             self.settle(self._outcome_when_left(reader))
         if self.resumable:
             self.expires_at = self._clock() + self._time_to_live_s
@@ -197,8 +202,7 @@ class Generation:
 
     def started(self) -> Started:
         """Its first event, for any reader."""
-        request_id = self.request.client_request_id
-        return Started(self.stream_id, self.model, self.prompt_tokens, request_id)
+        return Started(self.stream_id, self.model, self.prompt_tokens, self.client_request_id)
 
     def finished(self) -> Finished:
         """Its last event; it must have settled with an end of the generation's own."""

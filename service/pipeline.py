@@ -17,7 +17,7 @@ from service.admission import validation
 from service.admission.gate import Gate
 from service.demux.demultiplexer import Demultiplexer
 from service.directory import Directory
-from service.domain import DeliveryOptions, GenerationRequest
+from service.domain import DeliveryOptions, GenerationRequest, SamplingOptions
 from service.engine.protocol import EngineClient, RenderedRequest
 from service.errors import DeadlineExceeded, RequestFailed, ServiceError, StreamNotFound
 from service.generation import Generation
@@ -96,18 +96,22 @@ class Pipeline:
             model = self._engine.model
             validation.check_request(request, model, self._limits.max_request_bytes)
             ticket = generation.held.enter_context(self._gate.admitted())
-            rendered = await self._render(generation)
+            rendered = await self._render(generation, request)
             validation.check_fits(rendered.prompt_token_count, request, model)
-            stream = self._open_stream(generation, rendered, model.id)
-            # Nothing is awaited from here to the submission, so that no stop can overtake it.
+            stream = self._open_stream(generation, request.sampling, rendered, model.id)
+            # Nothing is awaited from here to the submission, which no stop overtakes.
             generation.held.enter_context(
                 self._demultiplexer.attached(generation.stream_id, stream)
             )
             self._end_at_deadline(generation)
             self._directory.add(generation)
-            await self._engine.submit(rendered)
-            ticket.streamed = True
             generation.began = True
+            try:
+                await self._engine.submit(rendered)
+            except BaseException:
+                generation.began = False
+                raise
+            ticket.streamed = True
         return generation
 
     def resume(
@@ -147,24 +151,26 @@ class Pipeline:
         """Count a request that never came as far as `open`."""
         self._metrics.ended.labels(outcome_of(error).value).inc()
 
-    async def _render(self, generation: Generation) -> RenderedRequest:
+    async def _render(self, generation: Generation, request: GenerationRequest) -> RenderedRequest:
         deadline = generation.deadline
         if deadline is None:
-            return await self._engine.render(generation.stream_id, generation.request)
+            return await self._engine.render(generation.stream_id, request)
         timeout = asyncio.timeout(deadline - self._clock())
         try:
             async with timeout:
-                return await self._engine.render(generation.stream_id, generation.request)
+                return await self._engine.render(generation.stream_id, request)
         except TimeoutError as passed:
             if timeout.expired():
                 raise DeadlineExceeded from passed
             raise
 
     def _open_stream(
-        self, generation: Generation, rendered: RenderedRequest, model: str
+        self,
+        generation: Generation,
+        sampling: SamplingOptions,
+        rendered: RenderedRequest,
+        model: str,
     ) -> TokenStream:
-        sampling = generation.request.sampling
-        delivery = generation.request.delivery
         watch = None
         if sampling.stop or sampling.include_stop:
             generation.rules = StopRules(
@@ -179,7 +185,7 @@ class Pipeline:
             on_end=generation.stream_ended if generation.resumable else None,
         )
         time_to_live_s = min(
-            delivery.time_to_live_s or self._limits.detached_ttl_s,
+            generation.delivery.time_to_live_s or self._limits.detached_ttl_s,
             self._limits.max_detached_ttl_s,
         )
         generation.opened(model, rendered, stream, time_to_live_s)
@@ -222,10 +228,11 @@ class Pipeline:
             "request_ended",
             stream=generation.stream_id[:_ID_IN_LOG],
             tenant=generation.tenant,
-            client_request_id=generation.request.client_request_id[:128],
+            client_request_id=generation.client_request_id[:128],
             outcome=generation.outcome.value,
             prompt_tokens=generation.prompt_tokens,
-            output_tokens=generation.delivered,
+            output_tokens=0 if generation.stream is None else generation.stream.count,
+            delivered_tokens=generation.delivered,
             first_token_s=_rounded(first_token_s),
             total_s=_rounded(generation.settled_at - generation.arrived),
         )

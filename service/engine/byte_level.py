@@ -14,10 +14,12 @@ Rules, those of `tokenizers.decoders.DecodeStream`:
 Held against vLLM's own decoder in tests/engine/test_text_like_vllm.py.
 """
 
+import codecs
 import json
 from collections.abc import Sequence
 
 _REPLACEMENT = "\ufffd"
+_new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -69,15 +71,19 @@ class ByteLevelVocabulary:
 
 
 class ByteLevelDecoder:
-    """A `TokenDecoder`. Holds the bytes of what may become a character."""
+    """A `TokenDecoder`. Holds the bytes of what may become a character, and text in U+FFFD.
 
-    __slots__ = ("_held", "_skip_special", "_texts", "_vocabulary")
+    Bound of that text: the answer's own, if all of it ends so (rule 1).
+    """
+
+    __slots__ = ("_held", "_skip_special", "_texts", "_utf8", "_vocabulary")
 
     def __init__(self, vocabulary: ByteLevelVocabulary, *, skip_special: bool) -> None:
         self._vocabulary = vocabulary
         self._skip_special = skip_special
         self._texts = vocabulary.texts_without_special if skip_special else vocabulary.texts
-        self._held = b""
+        self._utf8 = _new_utf8_decoder(errors="replace")
+        self._held: list[str] = []  # not empty while anything is held, its bytes included
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `TokenDecoder`."""
@@ -98,11 +104,15 @@ class ByteLevelDecoder:
         vocabulary = self._vocabulary
         if self._skip_special and token_id in vocabulary.special:
             return ""
-        self._held += vocabulary.bytes[token_id]
-        text = self._held.decode(errors="replace")
-        if text.endswith(_REPLACEMENT):
+        raw = vocabulary.bytes[token_id]
+        if not raw:
             return ""
-        self._held = b""
+        piece = self._utf8.decode(raw)
+        self._held.append(piece)
+        if self._utf8.getstate()[0] or piece.endswith(_REPLACEMENT):
+            return ""
+        text = "".join(self._held)
+        self._held.clear()
         return text
 
 

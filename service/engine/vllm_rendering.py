@@ -6,11 +6,12 @@ long once it is tokens.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
@@ -28,6 +29,9 @@ from service.engine.byte_level import ByteLevelDecoder, ByteLevelVocabulary
 from service.engine.protocol import RenderedRequest
 from service.errors import FieldViolation, InvalidRequest
 from service.stream.text import TokenDecoder
+
+# Tokens of a prompt that a decoder looks at: it needs those of one character, and its own margin.
+_PROMPT_END = 64
 
 # Ours and vLLM's names of the options that it takes as they are.
 _PLAIN_OPTIONS = (
@@ -113,7 +117,7 @@ class VllmRenderer:
         core_request.external_req_id = engine_id
         return RenderedRequest(
             prompt_token_count=len(core_request.prompt_token_ids or ()),
-            make_decoder=partial(self._decoder, core_request),
+            make_decoder=self._decoder_factory(core_request),
             handle=core_request,
         )
 
@@ -138,18 +142,23 @@ class VllmRenderer:
             skip_clone=True,  # made for this request alone
         )
 
-    def _decoder(self, core_request: EngineCoreRequest) -> TokenDecoder:
+    def _decoder_factory(self, core_request: EngineCoreRequest) -> Callable[[], TokenDecoder]:
+        """How to make the request's decoders; does not keep the prompt, only its end."""
         vocabulary, params = self._bytes, core_request.sampling_params
+        prompt_ids = core_request.prompt_token_ids or []
         if vocabulary is not None and params is not None:
             skip = params.skip_special_tokens
-            if vocabulary.starts_clean(core_request.prompt_token_ids or (), skip_special=skip):
-                return ByteLevelDecoder(vocabulary, skip_special=skip)
-        detokenizer = IncrementalDetokenizer.from_new_request(
-            self._renderer.tokenizer, core_request
-        )
-        if isinstance(detokenizer, BaseIncrementalDetokenizer):
-            return VllmDecoder(detokenizer)
-        return NoDecoder()
+            if vocabulary.starts_clean(prompt_ids, skip_special=skip):
+                return partial(ByteLevelDecoder, vocabulary, skip_special=skip)
+        end = replace(core_request, prompt_token_ids=prompt_ids[-_PROMPT_END:])
+        return partial(_vllm_decoder, self._renderer.tokenizer, end)
+
+
+def _vllm_decoder(tokenizer: Any, core_request: EngineCoreRequest) -> TokenDecoder:
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, core_request)
+    if isinstance(detokenizer, BaseIncrementalDetokenizer):
+        return VllmDecoder(detokenizer)
+    return NoDecoder()
 
 
 @contextmanager

@@ -13,18 +13,22 @@ Rules:
 5. The session is over when its caller has closed its side and no request is left, or when the
    call breaks; then each request is left, and ends or detaches as it asked.
 
-Bounds: the gate's limit of requests; `MOST_NOTICES` notices (rejections and failures) before
-no more of the caller's messages are read (`is_full`), until it takes them; of one message with
-more ids than that, the rest goes unsaid.
+Bounds: the gate's limit of requests, and the directory's of streams to read on; `MOST_NOTICES`
+notices (rejections and failures) before no more of the caller's messages are read (`is_full`),
+until it takes them; of one message with more ids than that, the rest goes unsaid.
 """
 
 from collections import deque
 from collections.abc import Callable
 
-from service.errors import IdNotNew, IdUnknown, ServiceError
+import structlog
+
+from service.errors import IdNotNew, IdUnknown, RequestFailed, ServiceError
 from service.generation import Generation
 from service.session.frame import ActionKind, Credit, Frame
 from service.stream.reader import StreamReader
+
+_log = structlog.get_logger(__name__)
 
 MOST_TOKENS_PER_FRAME = 8192
 MOST_NOTICES = 1024
@@ -147,8 +151,13 @@ class Session:
             self._wake()
 
     def broken_off(self, reader: StreamReader) -> None:
-        """See `Sink.broken_off`."""
-        self.ready(reader)
+        """See `Sink.broken_off`. Told at once, so that readers that come and go are bounded too."""
+        reading = self._reading.get(reader.tag)
+        if reading is not None and reading[1] is reader and reader.broken is not None:
+            del self._reading[reader.tag]
+            reading[0].leave(reader)
+            self._notices.failed.append((reader.tag, reader.broken))
+            self._wake()
 
     def next_frame(self) -> Frame | None:
         """Make the next message; None if there is nothing to say."""
@@ -158,16 +167,23 @@ class Session:
             return None
         self._idle = self._starts_are_due = False
         frame, self._notices = notices, Frame()
+        for request_id, _ in frame.started:
+            if request_id in self._reading:
+                self._reading[request_id][0].known = True
         ready, self._ready = self._ready, deque()
         deltas = frame.deltas
         token_ids = deltas.token_ids
         while ready:
             reader = ready.popleft()
             if reader.closed:
-                if reader.broken is not None:
-                    self._end(frame, reader)
                 continue
-            if reader.take_into(deltas):
+            try:
+                exhausted = reader.take_into(deltas)
+            except Exception:
+                _log.exception("reader_failed")
+                reader.break_off(RequestFailed())
+                continue
+            if exhausted:
                 self._end(frame, reader)
             if len(token_ids) >= MOST_TOKENS_PER_FRAME:
                 ready.extend(self._ready)
@@ -191,12 +207,10 @@ class Session:
             return
         del self._reading[reader.tag]
         generation = reading[0]
-        failure = reader.broken or reader.stream.failure
+        generation.complete()
+        failure = reader.stream.failure
         if failure is None:
-            generation.complete()
             frame.finished.append((reader.tag, generation.finished()))
         else:
             frame.failed.append((reader.tag, failure))
-            if reader.broken is None:
-                generation.complete()
         generation.leave(reader)

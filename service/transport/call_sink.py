@@ -53,6 +53,7 @@ class CallSink:
         write, take, wait = context.write, reader.take, self._wakeup.wait
         try:
             reader.sending = True
+            generation.known = True
             await write(encode(generation.started()))
             while not reader.exhausted:
                 reader.sending = False
@@ -70,7 +71,7 @@ class CallSink:
                 raise failure
             reader.sending = True
             reader.sent += 1
-            # It has settled, so no sweep looks at it any more.
+            # It has settled: no sweep looks at it any more, unless it can be resumed.
             async with asyncio.timeout(LAST_WRITE_S):
                 await write(encode(generation.finished()))
         except asyncio.CancelledError:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from service.admission import validation
-from service.errors import ServiceError
+from service.errors import ServiceError, TooManySessions
 from service.pipeline import Pipeline
 from service.transport.authentication import Authenticator
 from service.transport.call_sink import CallSink
@@ -26,9 +26,10 @@ _Context = grpc.aio.ServicerContext
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """At most one message of a call is being written; gRPC's flow control sets the pace."""
 
-    def __init__(self, pipeline: Pipeline, authenticator: Authenticator) -> None:
+    def __init__(self, pipeline: Pipeline, authenticator: Authenticator, max_sessions: int) -> None:
         self._pipeline = pipeline
         self._authenticator = authenticator
+        self._max_sessions = max_sessions
         self._sessions: set[SessionCall] = set()
         self._turns = Turns()
 
@@ -76,6 +77,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Many requests on one stream."""
         try:
             with status_boundary():
+                if len(self._sessions) >= self._max_sessions:
+                    raise TooManySessions(self._max_sessions)
                 session = SessionCall(self._pipeline, self._authenticator, context)
                 self._sessions.add(session)
                 try:

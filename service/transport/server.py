@@ -75,7 +75,8 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise CannotListenError(f"cannot listen on {address}: {error}") from error
+            why = "it is taken, or no address of this machine"
+            raise CannotListenError(f"cannot listen on {address}: {why}") from error
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         return int(port)

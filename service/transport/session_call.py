@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from service.admission.callers import Caller
 from service.errors import (
     ActionMissing,
     FieldViolation,
@@ -23,9 +24,11 @@ from service.transport.convert_session import from_frame, timeout_of, to_credit
 from service.transport.wakeup import Wakeup
 from tokenstream.v1 import generation_pb2
 
+STRANGERS_STAY_S = 10.0
+
 
 class SessionCall:
-    """See above. `caller`: the call's own tenant; None if every request has to name one."""
+    """See above. The caller's key is looked at again for each request: it can be withdrawn."""
 
     def __init__(
         self,
@@ -34,7 +37,10 @@ class SessionCall:
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
         self._authenticator = authenticator
-        self._caller = authenticator.session_caller(context.invocation_metadata())
+        self._metadata = context.invocation_metadata()
+        # Whether somebody who may call has spoken; strangers' sessions do not stay.
+        self._is_known = authenticator.session_caller(self._metadata) is not None
+        self._opened_at: float | None = None
         self._context = context
         self._wakeup = Wakeup()
         self._room = Wakeup()
@@ -54,6 +60,7 @@ class SessionCall:
                 raise  # the caller has gone
             raise self._broken from None
         finally:
+            self._task = None  # nothing is left to break off
             reading.cancel()
             self._driver.end(self._broken)
             await asyncio.wait([reading])
@@ -65,6 +72,10 @@ class SessionCall:
             self._seen_sent, self._seen_at = session.sent, now
         elif now - self._seen_at >= limit_s:
             self.break_off(StreamStalled(limit_s))
+        if not self._is_known:
+            self._opened_at = self._opened_at or now
+            if now - self._opened_at >= STRANGERS_STAY_S:
+                self.break_off(Unauthenticated("no API key has come in this session"))
 
     def break_off(self, why: ServiceError) -> None:
         """End the session from this side."""
@@ -121,9 +132,16 @@ class SessionCall:
             case _:
                 driver.session.reject(0, ActionKind.NONE, ActionMissing())
 
+    def _caller_of(self, api_key: str) -> Caller:
+        authenticator = self._authenticator
+        own = None if api_key else authenticator.session_caller(self._metadata)
+        caller = authenticator.caller_of_key(api_key, own)
+        self._is_known = True
+        return caller
+
     def _start(self, start: generation_pb2.SessionStart) -> None:
         try:
-            caller = self._authenticator.caller_of_key(start.api_key, self._caller)
+            caller = self._caller_of(start.api_key)
         except Unauthenticated as error:
             self._driver.refuse(start.id, ActionKind.START, error)
             return
@@ -134,7 +152,7 @@ class SessionCall:
     def _resume(self, resume: generation_pb2.SessionResume) -> None:
         request = resume.request
         try:
-            caller = self._authenticator.caller_of_key(resume.api_key, self._caller)
+            caller = self._caller_of(resume.api_key)
         except Unauthenticated as error:
             self._driver.refuse(resume.id, ActionKind.RESUME, error)
             return

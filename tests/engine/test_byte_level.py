@@ -176,3 +176,11 @@ def test_every_id_that_the_model_can_sample_is_in_the_table() -> None:
     small = ByteLevelVocabulary.of(awkward(), 1)
     assert small is not None
     assert len(small.texts) == TRIED["awkward"].size - UNUSED_IDS
+
+
+def test_a_long_answer_of_held_back_text_is_held_in_pieces_and_comes_out_whole() -> None:
+    tried = TRIED["awkward"]
+    replacement = [tried.id_of(c) for c in "ï¿½"]  # U+FFFD, byte by byte
+    decoder = ByteLevelDecoder(tried.vocabulary, skip_special=True)
+    assert decoder.decode(replacement * 10_000) == ""
+    assert decoder.decode_token(tried.id_of("!")) == "\ufffd" * 10_000 + "!"

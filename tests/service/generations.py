@@ -54,6 +54,7 @@ class Generations:
         deadline: float | None = None,
         deadline_slack_s: float = 0.0,
         began: bool = True,
+        known: bool = True,
     ) -> Generation:
         """A request that was just let in and submitted; nobody reads it yet."""
         request = GenerationRequest(
@@ -69,7 +70,7 @@ class Generations:
         generation.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
         generation.held.callback(self.given_back.append, stream_id)
         self.directory.add(generation)
-        generation.began = began
+        generation.began, generation.known = began, known
         return generation
 
     def read(

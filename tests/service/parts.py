@@ -59,6 +59,7 @@ class Parts:
         """Open a stream and begin to read it."""
         generation = await self.pipeline.open(request, TENANT, remaining_s)
         reading = Reading(generation)
+        generation.known = True
         reading.reader = self.pipeline.read(generation, reading)
         return reading
 

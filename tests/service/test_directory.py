@@ -187,6 +187,17 @@ def test_of_too_many_that_have_settled_the_oldest_go_first(clock: FakeClock, mos
     assert kept == [str(number) for number in range(5 - most, 5)]
 
 
+def test_a_tenant_that_keeps_most_makes_room_for_the_others(clock: FakeClock) -> None:
+    generations = Generations(clock, most_retained=4)
+    stream_of(generations.begin("mine", detach=True, tenant="mine")).push([97], STOP)
+    for number in range(20):
+        name = str(number)
+        stream_of(generations.begin(name, detach=True, tenant="other")).push([97], STOP)
+    assert generations.directory.retained == 4
+    assert generations.directory.find("mine", "mine").stream_id == "mine"
+    assert generations.directory.find("19", "other").stream_id == "19"
+
+
 def test_streams_that_run_are_not_among_those_that_have_a_bound(clock: FakeClock) -> None:
     generations = Generations(clock, most_retained=1)
     for number in range(5):

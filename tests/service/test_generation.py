@@ -2,7 +2,15 @@ from collections.abc import Callable
 
 import pytest
 
-from service.domain import Finished, FinishReason, Started, Timings, Usage
+from service.domain import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Started,
+    TextPrompt,
+    Timings,
+    Usage,
+)
 from service.errors import (
     DeadlineExceeded,
     EngineDead,
@@ -246,14 +254,23 @@ def test_a_settled_stream_that_is_read_again_expires_later_and_is_counted_once(
 
 def test_before_its_stream_it_can_settle_and_knows_no_prompt(clock: FakeClock) -> None:
     settled: list[Outcome | None] = []
-    full = Generations(clock).begin()
+    request = GenerationRequest(TextPrompt("p"))
     generation = Generation(
-        "s", "t", full.request, clock, lambda g: settled.append(g.outcome), None, 0.0
+        "s", "t", request, clock, lambda g: settled.append(g.outcome), None, 0.0
     )
     assert generation.prompt_tokens == 0
     assert generation.time_to_first_token_s is None
     generation.settle(Outcome.REFUSED)
     assert settled == [Outcome.REFUSED]
+
+
+def test_a_detaching_stream_that_nobody_was_told_of_ends_with_its_reader(
+    generations: Generations,
+) -> None:
+    generation = generations.begin(detach=True, known=False)
+    reader = generations.read(generation)
+    generation.leave(reader)
+    assert generations.settled == [("s", Outcome.DISCONNECTED)]
 
 
 def test_it_is_counted_even_if_giving_something_back_fails(generations: Generations) -> None:

@@ -106,7 +106,9 @@ class AtWork:
         self, request_id: int, *, credit: int | None = None, detach: bool = False
     ) -> Generation:
         """Have opened a request that is being opened."""
-        generation = self.generations.begin(f"stream {request_id}", credit=credit, detach=detach)
+        generation = self.generations.begin(
+            f"stream {request_id}", credit=credit, detach=detach, known=False
+        )
         self.resumed(request_id, generation)
         return generation
 

@@ -281,6 +281,7 @@ async def test_the_end_of_the_call_gives_up_what_is_opened_and_leaves_what_is_re
 ) -> None:
     attached = await driven.open(1)
     detached = await driven.open(2, detach=True)
+    driven.take()
     opening = driven.start(3)
     await opening.asked.wait()
     driven.driver.end()

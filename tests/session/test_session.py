@@ -169,6 +169,7 @@ def test_a_closed_request_says_nothing_more_and_ends_or_detaches_as_it_asked(
 ) -> None:
     generation = work.start(1, detach=detach)
     other = work.start(2)
+    work.frames()
     push(generation, "a")
     work.session.close(1)
     push(generation, "b")
@@ -179,6 +180,26 @@ def test_a_closed_request_says_nothing_more_and_ends_or_detaches_as_it_asked(
     assert frame.failed == []
     assert work.generations.settled == ([] if detach else [("stream 1", Outcome.DISCONNECTED)])
     assert generation.reader is None
+
+
+def test_a_detaching_request_that_is_closed_before_it_was_told_ends(work: AtWork) -> None:
+    work.start(1, detach=True)
+    work.session.close(1)
+    assert work.generations.settled == [("stream 1", Outcome.DISCONNECTED)]
+    assert work.frames() == []
+
+
+def test_readers_that_one_caller_takes_over_from_itself_are_bounded(work: AtWork) -> None:
+    generation = work.start(1, detach=True)
+    for request_id in range(2, MOST_NOTICES + 2):
+        assert not work.session.is_full
+        work.session.open(request_id)
+        work.resumed(request_id, generation)
+    assert work.session.is_full
+    (frame,) = work.frames()
+    assert len(frame.failed) == MOST_NOTICES
+    assert work.session.generation(MOST_NOTICES + 1) is generation
+    assert not work.session.is_open(1)
 
 
 def test_a_request_that_was_due_and_was_closed_makes_no_frame(work: AtWork) -> None:
@@ -218,6 +239,7 @@ def test_leaving_because_the_session_was_broken_off_ends_its_requests_with_that(
     work: AtWork,
 ) -> None:
     attached, detached = work.start(1), work.start(2, detach=True)
+    work.frames()
     work.session.leave(StreamStalled(30))
     assert work.generations.settled == [("stream 1", Outcome.STALLED)]
     assert attached.reader is detached.reader is None

@@ -30,6 +30,7 @@ MAPPED: dict[ServiceError, tuple[int, bool]] = {
     errors.IdUnknown(3): (code_pb2.NOT_FOUND, False),
     errors.ActionMissing(): (code_pb2.INVALID_ARGUMENT, False),
     errors.Overloaded(4, 2.5): (code_pb2.RESOURCE_EXHAUSTED, True),
+    errors.TooManySessions(4): (code_pb2.RESOURCE_EXHAUSTED, True),
     errors.Unavailable(): (code_pb2.UNAVAILABLE, True),
     errors.EngineLoading(): (code_pb2.UNAVAILABLE, True),
     errors.ServiceStopping(): (code_pb2.UNAVAILABLE, True),

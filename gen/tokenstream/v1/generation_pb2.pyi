@@ -32,7 +32,11 @@ class _OnDisconnectEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnDisconn
     ON_DISCONNECT_END: _OnDisconnect.ValueType  # 1
     """The decoding ends at once."""
     ON_DISCONNECT_DETACH: _OnDisconnect.ValueType  # 2
-    """The stream stays for its time to live; Resume reads on, Cancel ends it."""
+    """The stream stays for its time to live; Resume reads on, Cancel ends it. Of
+    streams that have ended the service keeps a bounded number; the oldest of
+    the tenant with most go first. A reader that leaves before it was sent
+    Started ends the stream all the same: nobody could come back for it.
+    """
 
 class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
     """What a lost reader means for its stream. A call that its caller closed, and
@@ -44,7 +48,11 @@ ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
 ON_DISCONNECT_END: OnDisconnect.ValueType  # 1
 """The decoding ends at once."""
 ON_DISCONNECT_DETACH: OnDisconnect.ValueType  # 2
-"""The stream stays for its time to live; Resume reads on, Cancel ends it."""
+"""The stream stays for its time to live; Resume reads on, Cancel ends it. Of
+streams that have ended the service keeps a bounded number; the oldest of
+the tenant with most go first. A reader that leaves before it was sent
+Started ends the stream all the same: nobody could come back for it.
+"""
 
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)

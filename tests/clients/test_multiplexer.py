@@ -114,6 +114,8 @@ class Sessions(RuleBasedStateMachine):
                 assert self.window is not None
                 assert limit <= len(caller.tokens) + self.window
                 self.multiplexer.grant(caller.answer, limit)
+            elif caller.answer.may_grant:
+                self.multiplexer.grant_later(caller.answer)
 
     @precondition(lambda self: self.callers)
     @rule(which=ANY)
@@ -122,6 +124,10 @@ class Sessions(RuleBasedStateMachine):
         caller.left = True
         if caller.answer.leave():
             self.multiplexer.leave(caller.answer)
+
+    @rule()
+    def let_time_pass(self) -> None:
+        self.multiplexer.grant_now()
 
     # The connection.
 
@@ -309,6 +315,43 @@ def test_grants_of_several_requests_are_one_frame() -> None:
     assert list(frame.credit.ids) == [1, 2, 3]
     assert list(frame.credit.token_limits) == [20, 21, 22]
     assert multiplexer.next_frame() is None
+
+
+def test_what_slow_readers_read_is_granted_in_one_frame_when_time_has_passed() -> None:
+    multiplexer, answers = Multiplexer(lambda: 0.0), [opened(100) for _ in range(3)]
+    for answer in answers:
+        multiplexer.add(answer)
+    multiplexer.connected()
+    while multiplexer.next_frame() is not None:
+        pass
+    assert not any(answer.may_grant for answer in answers)
+    for answer, firsts in ((answers[0], True), (answers[2], False)):
+        assert answer.consume(1) is None
+        assert answer.may_grant
+        assert multiplexer.grant_later(answer) is firsts
+    assert not multiplexer.has_frames()
+    multiplexer.grant_now()
+    frame = multiplexer.next_frame()
+    assert frame is not None
+    assert dict(zip(frame.credit.ids, frame.credit.token_limits, strict=True)) == {1: 101, 3: 101}
+    multiplexer.grant_now()
+    assert multiplexer.next_frame() is None
+    assert not any(answer.may_grant for answer in answers)
+
+
+def test_no_credit_is_sent_before_the_opening_that_says_it() -> None:
+    multiplexer, answer = Multiplexer(lambda: 0.0), opened(4)
+    multiplexer.add(answer)
+    multiplexer.connected()
+    multiplexer.next_frame()
+    multiplexer.lost(Unavailable("cut"))
+    again = Answer(pb.ResumeRequest(stream_id="s", next_token_index=3), Terms(window=4))
+    multiplexer.add(again)
+    multiplexer.connected()
+    multiplexer.grant(again, 7)
+    frame = multiplexer.next_frame()
+    assert frame is not None
+    assert frame.HasField("resume")
 
 
 def test_a_finished_request_is_sent_no_credit_and_no_close() -> None:

@@ -264,11 +264,29 @@ class Answer:
         window = self.terms.window
         if window is None or self.ended or (self._limit - self._consumed) * 2 > window:
             return None
-        limit = min(self._consumed + window, _LARGEST_LIMIT)
-        if limit <= self._limit:
+        return self.grant_now()
+
+    @property
+    def may_grant(self) -> bool:
+        """Whether something was read since the last grant; see `grant_now`."""
+        window = self.terms.window
+        return (
+            window is not None
+            and not self.ended
+            and self._limit < min(self._consumed + window, _LARGEST_LIMIT)
+        )
+
+    def grant_now(self) -> int | None:
+        """Return the limit to grant, however little was read; None: nothing was.
+
+        For what time brings about: the service takes a reader for stalled that has no credit left
+        and gets none, and one that reads slowly is long at half its window.
+        """
+        if not self.may_grant:
             return None
-        self._limit = limit
-        return limit
+        assert self.terms.window is not None
+        self._limit = min(self._consumed + self.terms.window, _LARGEST_LIMIT)
+        return self._limit
 
     def leave(self, error: TokenstreamError | None = None) -> bool:
         """Drop what waits and end it with `error`, `Cancelled` if none is given; tell whether the

@@ -50,9 +50,14 @@ class Delivery:
 
     def consume(self, tokens: int) -> None:
         """Note that the reader has read so many tokens more."""
-        limit = self.answer.consume(tokens)
-        if limit is not None and self._session is not None and self._call is None:
-            self._session.grant(self.answer, limit)
+        answer, session = self.answer, self._session
+        limit = answer.consume(tokens)
+        if session is None or self._call is not None:
+            return
+        if limit is not None:
+            session.grant(answer, limit)
+        elif answer.may_grant:
+            session.grant_later(answer)
 
     async def stop(self) -> None:
         """Ask for the answer's end; the reader gets what was decoded and a Finished."""

@@ -8,6 +8,7 @@ ends and another begins. Rules:
 - Of an id that is not in `_routes` nothing is taken: its answer has ended, or its reader has left.
 - An answer that has ended is not in `_routes`.
 
+- Credit is granted for what was read: once half a window was, and from time to time.
 - An answer that was left is remembered until its close has gone out on a call that works.
 
 What waits to be sent is at most four frames for each answer, and one credit frame for all.
@@ -46,6 +47,7 @@ class Multiplexer:
         self._opened: set[int] = set()
         self._outbox: deque[tuple[str, int]] = deque()
         self._limits: dict[int, int] = {}
+        self._readers: set[Answer] = set()  # that may be granted something, in time
         self._heard = False
         self._partings: dict[int, Answer] = {}
         self._retries: list[tuple[float, Answer]] = []
@@ -87,8 +89,22 @@ class Multiplexer:
 
     def grant(self, answer: Answer, limit: int) -> None:
         """Let more tokens come: those with an index below `limit`."""
-        if identity := self._ids.get(answer, 0):
+        identity = self._ids.get(answer, 0)
+        if identity in self._opened:  # else the opening says it
             self._limits[identity] = limit
+
+    def grant_later(self, answer: Answer) -> bool:
+        """Remember that an answer's reader read something; tell whether it is the first."""
+        first = not self._readers
+        self._readers.add(answer)
+        return first
+
+    def grant_now(self) -> None:
+        """Grant what was remembered, in one frame."""
+        for answer in self._readers:
+            if (limit := answer.grant_now()) is not None:
+                self.grant(answer, limit)
+        self._readers.clear()
 
     # The connection's side.
 

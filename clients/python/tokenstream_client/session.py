@@ -27,6 +27,10 @@ _CLOSING_PATIENCE_S: Final = 1.0
 _WRITE_FAILED: Final = "Internal error from Core"
 _PROBE_S: Final = 1.0
 
+GRANT_EVERY_S: Final = 5.0
+"""Longest time for which what a slow reader has read is kept from the service: well within its
+stall limit (30 s), after which it ends a reader that has no credit left."""
+
 
 class Session:
     """Carries answers over one Session call, opened with the first and again after each loss.
@@ -45,6 +49,7 @@ class Session:
         self._multiplexer = Multiplexer(self._loop.time)
         self._frames = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._granting: asyncio.TimerHandle | None = None
         self._connected = False
         self._closing = False
         self.unimplemented = False
@@ -80,9 +85,16 @@ class Session:
         self._multiplexer.grant(answer, limit)
         self._frames.set()
 
+    def grant_later(self, answer: Answer) -> None:
+        """Let more tokens of an answer come within `GRANT_EVERY_S`, together with others'."""
+        if self._multiplexer.grant_later(answer):
+            self._granting = self._loop.call_later(GRANT_EVERY_S, self._grant_now)
+
     async def close(self) -> None:
         """Send what is to be sent, and end the call: within a second, in any case."""
         self._closing = True
+        if self._granting is not None:
+            self._granting.cancel()
         task = self._running
         if task is None:
             return
@@ -92,6 +104,10 @@ class Session:
         if not done:
             task.cancel()
             await asyncio.wait([task])
+
+    def _grant_now(self) -> None:
+        self._multiplexer.grant_now()
+        self._frames.set()
 
     def _part(self, answer: Answer) -> None:
         if answer.must_be_stopped and answer.stream_id:  # what never began needs no end

@@ -28,7 +28,6 @@ class AsyncStream(Reading):
         """Not to be made by hand: `AsyncClient.generate` and `resume` return it."""
         super().__init__(delivery.answer.next_token_index)
         self._delivery = delivery
-        self._handed_on = 0
 
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
         """Yield the stream's events as they come. Raises TokenstreamError."""
@@ -73,25 +72,35 @@ class AsyncStream(Reading):
         """Close the stream, as `cancel` does."""
         self.cancel()
 
-    async def take_batch(self) -> list[Event]:
-        """Wait for events and return all that are there, at most 256; none at the end.
+    async def take_batch(self, read: int = 0) -> list[Event]:
+        """Wait for events and return what is there, at most 256 events, and no more once they
+        have a quarter of the window's tokens; none at the end.
 
-        For crossing to other threads cheaply. What is returned counts as read with the next call.
+        For crossing to other threads cheaply. What is returned does not count as read before it
+        is said to be: by `read`, tokens of earlier batches, or by `note_read`.
         """
         delivery, answer = self._delivery, self._delivery.answer
-        delivery.consume(self._handed_on)
-        self._handed_on = 0
+        self.note_read(read)
         while (event := answer.take()) is None:
             if answer.ended:
                 return []
             await delivery.more()
+        window = answer.terms.window
+        most = _MOST_EVENTS_AT_ONCE if window is None else max(1, window // 4)
         batch = [event]
-        while answer.has_events and len(batch) < _MOST_EVENTS_AT_ONCE:
+        tokens = len(event.token_ids) if type(event) is Delta else 0
+        while answer.has_events and tokens < most and len(batch) < _MOST_EVENTS_AT_ONCE:
             event = answer.take()
             assert event is not None
             batch.append(event)
-        self._handed_on = sum(len(e.token_ids) for e in batch if type(e) is Delta)
+            if type(event) is Delta:
+                tokens += len(event.token_ids)
         return batch
+
+    def note_read(self, tokens: int) -> None:
+        """Count so many tokens more of the batches as read."""
+        if tokens:
+            self._delivery.consume(tokens)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import closing
+from functools import partial
+from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from tokenstream_client.aio import AsyncClient
 from tokenstream_client.channel import ClientOptions, Tls, check_key
@@ -15,6 +17,9 @@ from tokenstream_client.requests import GenerateOptions
 from tokenstream_client.stream import AsyncStream
 
 _T = TypeVar("_T")
+
+REPORT_EVERY_S: Final = 1.0
+"""Time after which a slow reader's progress is told before its batch is at its end."""
 
 
 class Stream(Reading):
@@ -34,9 +39,16 @@ class Stream(Reading):
     def __iter__(self) -> Generator[Event, None, None]:
         """Yield the stream's events as they come. Raises TokenstreamError."""
         try:
-            while batch := self._loop.run(self._stream.take_batch()):
+            read = 0  # tokens that the loop has not been told of
+            while batch := self._loop.run(self._stream.take_batch(read)):
+                read, told_at = 0, monotonic()
                 for event in batch:
                     self._note(event)
+                    if type(event) is Delta:
+                        read += len(event.token_ids)
+                        if (now := monotonic()) - told_at >= REPORT_EVERY_S:
+                            self._loop.soon(partial(self._stream.note_read, read))
+                            read, told_at = 0, now
                     yield event
         finally:
             self.cancel()

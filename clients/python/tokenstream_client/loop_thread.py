@@ -32,8 +32,10 @@ class LoopThread:
         closed, and Cancelled if that happens meanwhile.
         """
         try:
-            loop = self._started()
-            future = asyncio.run_coroutine_threadsafe(work, loop)
+            with self._lock:
+                # Within the lock: `close` cancels what was handed over before it, and what came
+                # after it would wait for ever.
+                future = asyncio.run_coroutine_threadsafe(work, self._started())
         except RuntimeError:
             work.close()
             raise
@@ -70,18 +72,17 @@ class LoopThread:
         thread.join()
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the client is closed")
-            if self._loop is None:
-                ready = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._main, args=(ready,), name=self._name, daemon=True
-                )
-                self._thread.start()
-                ready.wait()
-            assert self._loop is not None
-            return self._loop
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._loop is None:
+            ready = threading.Event()
+            self._thread = threading.Thread(
+                target=self._main, args=(ready,), name=self._name, daemon=True
+            )
+            self._thread.start()
+            ready.wait()
+        assert self._loop is not None
+        return self._loop
 
     def _main(self, ready: threading.Event) -> None:
         async def until_stopped() -> None:

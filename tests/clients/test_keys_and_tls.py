@@ -127,6 +127,13 @@ async def test_a_key_does_not_go_to_another_machine_unencrypted(target: str) -> 
     await AsyncClient(target, api_key="k", tls=True).close()
 
 
+async def test_a_key_does_not_go_through_a_proxy_unencrypted() -> None:
+    options = ClientOptions(use_http_proxy=True)
+    with pytest.raises(ValueError, match="unencrypted"):
+        AsyncClient("127.0.0.1:1", api_key="k", options=options)
+    await AsyncClient("127.0.0.1:1", api_key="k", tls=True, options=options).close()
+
+
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schl\u00fcssel"])
 async def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
@@ -150,6 +157,9 @@ async def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
         ("127.0.0.1.example.com:1", False),
         ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
         ("dns://127.0.0.1/service:1", False),
+        ("dns://8.8.8.8/localhost:50051", False),
+        ("dns://localhost:50051", False),
+        ("8.8.8.8/localhost:50051", False),
         ("[2001:db8::1]:1", False),
         ("xds:///localhost", False),
         ("0.0.0.0:1", False),

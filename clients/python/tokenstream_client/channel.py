@@ -117,7 +117,8 @@ def check_key(api_key: str | None, target: str, tls: Tls | None, options: Client
         return
     if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
         raise ValueError("an API key must be printable ASCII without spaces")
-    if tls is None and not options.allow_plaintext_keys and not is_local(target):
+    local = is_local(target) and not options.use_http_proxy  # a proxy may be anywhere
+    if tls is None and not options.allow_plaintext_keys and not local:
         raise ValueError(
             f"an API key would go to {target} unencrypted: use tls=True, or"
             " ClientOptions(allow_plaintext_keys=True) where something else encrypts"
@@ -133,9 +134,15 @@ def is_local(target: str) -> bool:
         return False
     if scheme in ("ipv4", "ipv6"):
         addresses = rest.split(",")
+    elif scheme == "dns":
+        # dns:host:port, dns:///host:port; in dns://resolver/host:port the resolver says who it is
+        if rest.startswith("//"):
+            resolver, _, rest = rest[2:].partition("/")
+            if resolver:
+                return False
+        addresses = [rest.removeprefix("/")]
     else:
-        # dns:///host:port, dns:host:port, dns://resolver/host:port, host:port
-        addresses = [target.removeprefix("dns:").rpartition("/")[2]]
+        addresses = [target]  # host:port
     return all(_is_loopback(_host(address)) for address in addresses)
 
 

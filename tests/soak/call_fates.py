@@ -29,14 +29,38 @@ def unless(code: grpc.StatusCode) -> Iterator[None]:
             raise
 
 
+class TooLate(Exception):
+    """A stream was not found any more when its reader came back."""
+
+
+@contextmanager
+def not_too_late() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise TooLate from error
+        raise
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Caller:
     """One of many, with its own random numbers. `near`, `far`: two stubs on two connections."""
 
     def __init__(
-        self, seed: str, near: Any, far: Any, connect: Callable[[], grpc.aio.Channel]
+        self,
+        seed: str,
+        near: Any,
+        far: Any,
+        connect: Callable[[], grpc.aio.Channel],
+        time_to_live_s: float,
     ) -> None:
         self.chance = random.Random(seed)
         self.near, self.far, self._connect = near, far, connect
+        self._time_to_live_s = time_to_live_s
         self.tally = Tally()
         self._fates: tuple[Callable[[], Awaitable[None]], ...] = (
             self.finishes,
@@ -51,8 +75,15 @@ class Caller:
 
     async def until(self, deadline: float) -> None:
         """Lead requests to fates drawn at random until it is time."""
-        while asyncio.get_running_loop().time() < deadline:
-            await self.chance.choice(self._fates)()
+        while now() < deadline:
+            since = now()
+            try:
+                await self.chance.choice(self._fates)()
+            except TooLate:
+                # Only a machine that is too busy for its callers makes them come so late.
+                assert now() - since >= self._time_to_live_s, "gone before its time"
+                self.tally.late += 1
+                self.tally.end(Outcome.EXPIRED, Outcome.LENGTH)
 
     def _ask(self, **stream: Any) -> tuple[Asked, pb.GenerateRequest]:
         chance = self.chance
@@ -117,10 +148,11 @@ class Caller:
             self._took(asked, got)
             call, upto = self._resume(stream_id, got), got.first + got.count
             got = Answer(first=upto)
-            if self.chance.random() < 0.4:
-                await got.read_tokens(call, 1 + self.chance.randrange(20))
-            else:
-                await got.read(call)
+            with not_too_late():
+                if self.chance.random() < 0.4:
+                    await got.read_tokens(call, 1 + self.chance.randrange(20))
+                else:
+                    await got.read(call)
         asked.check_whole(got)
         self._took(asked, got)
         self.tally.end(Outcome.LENGTH)
@@ -165,13 +197,27 @@ class Caller:
             )
             streams.append((asked, stub.Generate(message), detach))
         heads = [await Answer().read_tokens(call, self._some(a)) for a, call, _ in streams]
+        began = now()
         await channel.close()
-        for (asked, _, detach), head in zip(streams, heads, strict=True):
-            self._took(asked, head)
-            if not detach:
-                self.tally.end(*LEFT_OR_ENDED)
-                continue
-            tail = await Answer(first=head.count).read(self._resume(head.stream_id, head))
-            asked.check_whole(tail)
-            self._took(asked, tail)
-            self.tally.end(Outcome.LENGTH)
+        ends = [
+            self._after_loss(asked, head, detach, began)
+            for (asked, _, detach), head in zip(streams, heads, strict=True)
+        ]
+        await asyncio.gather(*ends)
+
+    async def _after_loss(self, asked: Asked, head: Answer, detach: bool, lost_at: float) -> None:
+        self._took(asked, head)
+        if not detach:
+            self.tally.end(*LEFT_OR_ENDED)
+            return
+        try:
+            with not_too_late():
+                tail = await Answer(first=head.count).read(self._resume(head.stream_id, head))
+        except TooLate:
+            assert now() - lost_at >= self._time_to_live_s, "gone before its time"
+            self.tally.late += 1
+            self.tally.end(Outcome.EXPIRED, Outcome.LENGTH)
+            return
+        asked.check_whole(tail)
+        self._took(asked, tail)
+        self.tally.end(Outcome.LENGTH)

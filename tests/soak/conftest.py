@@ -7,8 +7,8 @@ from tests.soak.inside import Soaked, soaked
 
 SETTINGS = {
     "max_streams": 1024,
-    "stall_limit_s": 2.0,
-    "detached_ttl_s": 5.0,
+    "stall_limit_s": 4.0,
+    "detached_ttl_s": 6.0,
     "drain_grace_s": 1.0,
     "log_level": "error",
 }

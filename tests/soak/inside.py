@@ -30,6 +30,7 @@ class Look:
     tokens_routed: int
     tasks: int
     rss: int
+    most_lag_s: float  # of the event loop, since its start
     doing: list[str]  # where each task is
 
     @classmethod

@@ -68,6 +68,7 @@ class Tally:
     certain: Counter[Outcome] = field(default_factory=Counter)
     open_: Counter[frozenset[Outcome]] = field(default_factory=Counter)
     tokens: int = 0
+    late: int = 0  # readers that came back when the time to live had passed
 
     def end(self, *outcomes: Outcome) -> None:
         """Note one request's end, which is one of these."""
@@ -101,4 +102,5 @@ def merged(tallies: Iterable[Tally]) -> Tally:
         all_.certain.update(tally.certain)
         all_.open_.update(tally.open_)
         all_.tokens += tally.tokens
+        all_.late += tally.late
     return all_

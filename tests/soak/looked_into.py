@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import psutil
@@ -31,7 +32,20 @@ from service.transport.call_sink import CallSink
 KINDS = (TokenStream, StreamReader, Generation, Session, CallSink)
 
 
-async def look_into(service: Service) -> dict[str, Any]:
+class Lag:
+    """The longest time for which the event loop did nothing else."""
+
+    most_s = 0.0
+
+    async def probe(self) -> None:
+        """Look for ever."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.05)
+            self.most_s = max(self.most_s, time.monotonic() - before - 0.05)
+
+
+async def look_into(service: Service, lag: Lag) -> dict[str, Any]:
     """Everything that a request could leave behind."""
     gc.collect()
     alive = [type(thing) for thing in gc.get_objects()]
@@ -53,6 +67,7 @@ async def look_into(service: Service) -> dict[str, Any]:
         "tokens_routed": service.demultiplexer.router.counts.tokens_routed,
         "tasks": len(asyncio.all_tasks()),
         "doing": [str(task.get_stack(limit=1)) for task in asyncio.all_tasks()],
+        "most_lag_s": lag.most_s,
         "rss": psutil.Process().memory_info().rss,
     }
 
@@ -78,14 +93,17 @@ async def serve(settings: dict[str, Any], simulation: dict[str, Any], out: Any) 
         gc.freeze()  # as the service does it; and looking is quick then
         print(port, file=out, flush=True)
 
+    lag = Lag()
+
     async def answer() -> None:
         while await asked.readline():
-            print(json.dumps(await look_into(service)), file=out, flush=True)
+            print(json.dumps(await look_into(service, lag)), file=out, flush=True)
         service.stop()
 
-    answering = asyncio.create_task(answer())
+    beside = [asyncio.create_task(answer()), asyncio.create_task(lag.probe())]
     await service.run(ready)
-    answering.cancel()
+    for task in beside:
+        task.cancel()
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ class SessionCaller:
             return  # noted for the id that reads it on
         if told.failed is not None:
             # Who reads slowly can be seconds behind, and so late with its credit, or its return.
-            assert slow or request.fate == "starve", told.failed
+            assert slow or request.fate == "starve", (request, told.failed)
             if told.failed.reason == "STREAM_NOT_FOUND":
                 assert request.stream_id
                 self.tally.end(Outcome.LENGTH, Outcome.EXPIRED)
@@ -165,6 +165,7 @@ class SessionCaller:
             if error.code() is not grpc.StatusCode.NOT_FOUND or lasted < self._time_to_live_s:
                 raise
             # It was closed long before its session ended, and nobody has come back since.
+            self.tally.late += 1
             self.tally.end(Outcome.EXPIRED, Outcome.LENGTH)
             return
         request.asked.check(tail)

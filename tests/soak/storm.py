@@ -15,6 +15,7 @@ from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 
 SIDES = 4  # sessions
+MOST_OPEN = 100  # of each side; a machine that is too slow for the rate has a lower one
 TOKENS = 1500  # far more than any of them gets to
 OPEN_END = (Outcome.DISCONNECTED, Outcome.LENGTH)
 BY_CALL = 20  # each twentieth
@@ -28,6 +29,7 @@ class _Side:
     asked: dict[int, Asked] = field(default_factory=dict)
     ended: int = 0  # that were told to end
     all_begun: bool = False
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_OPEN))
 
     async def begin(self, request: Asked) -> None:
         number = len(self.asked) + 1
@@ -42,6 +44,7 @@ class _Side:
                 told = talk.told[number]
                 if len(told.answer.deltas) == 1 and not told.ended:
                     self.ended += 1
+                    self.room.release()
                     await (talk.cancel(number) if is_cancelled(number) else talk.close(number))
             if frame.deltas.ids and self.all_begun:
                 await self._half_close()
@@ -91,6 +94,7 @@ class Storm:
             if number % BY_CALL == 0:
                 group.create_task(self._end_by_a_call(stub, request))
             else:
+                await side.room.acquire()
                 await side.begin(request)
             next_at += SIDES / self._per_s
             await asyncio.sleep(max(0.0, next_at - loop.time()))

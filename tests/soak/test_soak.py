@@ -16,6 +16,7 @@ from tests.service.running import Answer
 from tests.soak.call_fates import Caller
 from tests.soak.inside import Look, Soaked
 from tests.soak.known import Asked, Tally, merged
+from tests.soak.looked_into import Lag
 from tests.soak.session_fates import SessionCaller
 from tests.soak.storm import Storm
 from tokenstream.v1 import generation_pb2_grpc
@@ -96,7 +97,7 @@ async def one_round(service: Soaked, seconds: float) -> Tally:
     async with service.connect() as near, service.connect() as far, service.connect() as third:
         stubs: list[Any] = [generation_pb2_grpc.GenerationServiceStub(c) for c in (near, far)]
         callers = [
-            Caller(f"caller {number}", stubs[0], stubs[1], service.connect)
+            Caller(f"caller {number}", stubs[0], stubs[1], service.connect, service.time_to_live_s)
             for number in range(CALLERS)
         ]
         sessions = [
@@ -104,9 +105,18 @@ async def one_round(service: Soaked, seconds: float) -> Tally:
             for number in range(SESSIONS)
         ]
         all_: list[Caller | SessionCaller] = [*callers, *sessions]
-        async with asyncio.TaskGroup() as group:
-            for one in all_:
-                group.create_task(one.until(deadline))
+        own = Lag()
+        probing = asyncio.create_task(own.probe())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in all_:
+                    group.create_task(one.until(deadline))
+        except BaseExceptionGroup as failed:
+            look = await service.look()
+            failed.add_note(f"lag: {own.most_s:.1f} s here, {look.most_lag_s:.1f} s in the service")
+            raise
+        finally:
+            probing.cancel()
         return merged(one.tally for one in all_)
 
 
@@ -127,7 +137,8 @@ async def test_readers_of_all_kinds_who_come_and_go_at_random_get_right_tokens_a
         told = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted_(ended))
         say(
             f"round {number}: {tally.requests} requests ({told}); {tally.tokens} tokens exact;"
-            f" afterwards {after.rss / MB:.0f} MB, {after.tasks} tasks, nothing else"
+            f" {tally.late} came back too late; afterwards {after.rss / MB:.0f} MB,"
+            f" {after.tasks} tasks, nothing else"
         )
         before = after
     assert {Outcome.CANCELLED, Outcome.DISCONNECTED, Outcome.EXPIRED, Outcome.STALLED} <= set(ended)

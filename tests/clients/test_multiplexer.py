@@ -136,6 +136,7 @@ class Sessions(RuleBasedStateMachine):
     def connect(self) -> None:
         self.connected = True
         self.readings, self.last_id = {}, 0
+        self.down.clear()  # what the service said to the connection before
         self.multiplexer.connected()
 
     @precondition(lambda self: self.connected)

@@ -21,6 +21,7 @@ resume is dropped.
 
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -255,7 +256,9 @@ class Answer:
         if self._events:
             return self._events.popleft()
         if self.error is not None:
-            raise self.error
+            # One of its own for each: a lost connection ends many answers with one error, and a
+            # traceback grows with every raise.
+            raise copy(self.error)
         return None
 
     def consume(self, tokens: int) -> int | None:

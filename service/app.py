@@ -148,10 +148,15 @@ class Service:
         """Find what has stalled or expired, often enough to meet the limits to a tenth."""
         limit_s = self.settings.stall_limit_s
         every_s = min(_SWEEP_EVERY_S, limit_s / 10, self.settings.detached_ttl_s / 10)
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(every_s)
-            self.generation_servicer.sweep(time.monotonic(), limit_s)
-            self.pipeline.sweep()
+            now = time.monotonic()
+            # Readers are not to blame for a time in which this process did not come round.
+            late_s, looked_at = now - looked_at - every_s, now
+            forgiven_s = late_s if late_s > every_s else 0.0
+            self.generation_servicer.sweep(now, limit_s, forgiven_s)
+            self.pipeline.sweep(forgiven_s)
 
     async def _start_engine(self) -> bool:
         """Load the model, telling how it goes. False if `stop` was called meanwhile."""

@@ -84,16 +84,19 @@ class Directory:
             raise StreamNotFound
         return generation
 
-    def sweep(self, now: float) -> None:
-        """Break off readers that have stalled, and forget what has expired."""
+    def sweep(self, now: float, forgiven_s: float = 0.0) -> None:
+        """Break off readers that have stalled, and forget what has expired.
+
+        `forgiven_s`: see `StreamReader.stalled`.
+        """
         for generation in list(self._running.values()):
-            if self._look_at(generation, now):
+            if self._look_at(generation, now, forgiven_s):
                 generation.settle(Outcome.EXPIRED)
         for generation in [g for of_one in self._retained.values() for g in of_one.values()]:
-            if self._look_at(generation, now):
+            if self._look_at(generation, now, forgiven_s):
                 self._forget(generation)
         for generation in self._outgoing:
-            self._look_at(generation, now)
+            self._look_at(generation, now, forgiven_s)
         self._outgoing = [g for g in self._outgoing if g.reader is not None]
 
     def _forget(self, generation: Generation) -> None:
@@ -103,11 +106,11 @@ class Directory:
         if not of_one:
             del self._retained[generation.tenant]
 
-    def _look_at(self, generation: Generation, now: float) -> bool:
+    def _look_at(self, generation: Generation, now: float, forgiven_s: float) -> bool:
         """Break a stalled reader off; if there is none, tell whether none came back in time."""
         reader = generation.reader
         if reader is None:
             return generation.expires_at is not None and now >= generation.expires_at
-        if reader.stalled(now, self._stall_limit_s):
+        if reader.stalled(now, self._stall_limit_s, forgiven_s):
             reader.break_off(StreamStalled(self._stall_limit_s))
         return False

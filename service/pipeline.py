@@ -143,9 +143,9 @@ class Pipeline:
         """End a stream on purpose. False if it has its end."""
         return self._demultiplexer.cancel(generation.stream_id)
 
-    def sweep(self) -> None:
+    def sweep(self, forgiven_s: float = 0.0) -> None:
         """Look for readers that have stalled and streams that have expired."""
-        self._directory.sweep(self._clock())
+        self._directory.sweep(self._clock(), forgiven_s)
 
     def refused(self, error: ServiceError) -> None:
         """Count a request that never came as far as `open`."""

@@ -239,8 +239,12 @@ class StreamReader:
             self._state = _CLOSED
             self.stream.read_by(None)
 
-    def stalled(self, now: float, limit_s: float) -> bool:
-        """Look at the reader's progress; call it again and again."""
+    def stalled(self, now: float, limit_s: float, forgiven_s: float = 0.0) -> bool:
+        """Look at the reader's progress; call it again and again.
+
+        `forgiven_s`: time since the last look in which this process itself did not run.
+        """
+        self._seen_at += forgiven_s
         starved = self.unread > 0 and self.position >= self._limit
         waits = self.sending or starved or self._state is _READY
         progress = (self.position, self.sent)

@@ -38,10 +38,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Number of session calls."""
         return len(self._sessions)
 
-    def sweep(self, now: float, stall_limit_s: float) -> None:
+    def sweep(self, now: float, stall_limit_s: float, forgiven_s: float = 0.0) -> None:
         """Look for sessions whose callers take nothing."""
         for session in list(self._sessions):
-            session.sweep(now, stall_limit_s)
+            session.sweep(now, stall_limit_s, forgiven_s)
 
     def break_off_sessions(self, why: ServiceError) -> None:
         """End all session calls, with or without requests."""

@@ -65,9 +65,10 @@ class SessionCall:
             self._driver.end(self._broken)
             await asyncio.wait([reading])
 
-    def sweep(self, now: float, limit_s: float) -> None:
+    def sweep(self, now: float, limit_s: float, forgiven_s: float = 0.0) -> None:
         """Break the session off if its caller has taken nothing for the limit; call it often."""
         session = self._driver.session
+        self._seen_at += forgiven_s
         if not session.sending or session.sent != self._seen_sent:
             self._seen_sent, self._seen_at = session.sent, now
         elif now - self._seen_at >= limit_s:

@@ -234,3 +234,18 @@ def test_a_stream_that_settled_before_anybody_knew_of_it_is_not_kept(
     generations.begin("a", detach=True, began=False).settle(Outcome.UNAVAILABLE)
     sweep_after(generations, 10 * TIME_TO_LIVE_S)
     assert len(generations.directory) == 0
+
+
+def test_a_reader_is_not_blamed_for_a_time_in_which_the_service_did_not_run(
+    generations: Generations,
+) -> None:
+    generation = generations.begin()
+    reader = generations.read(generation)
+    push(generation, "abc")
+    sweep_after(generations, 1)
+    pause_s = 10 * STALL_LIMIT_S
+    generations.clock.now += pause_s + 1
+    generations.directory.sweep(generations.clock.now, forgiven_s=pause_s)
+    assert not reader.closed
+    sweep_after(generations, STALL_LIMIT_S)
+    assert reader.closed

@@ -34,8 +34,10 @@ IDLE_WITHIN_S = 2.0
 async def read(real: RealService, stop_after: int | None, how: str, seed: int) -> list[int]:
     """Read a stream; after `stop_after` tokens end it by Cancel or by closing the call."""
     token_ids: list[int] = []
+    # By itself the client asks for a stream that outlives its call, and cancels it when it leaves.
+    end = {"on_disconnect": "end"} if how == "close" else {}
     stream = real.client.generate(
-        PROMPT, max_tokens=200, ignore_eos=True, temperature=1.0, seed=seed
+        PROMPT, max_tokens=200, ignore_eos=True, temperature=1.0, seed=seed, **end
     )
     stream_id = ""
     try:

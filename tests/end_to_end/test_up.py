@@ -152,7 +152,7 @@ def test_generate_with_a_bad_field_names_it_and_fails(up: Up) -> None:
 
 
 def test_interrupting_generate_ends_the_request_on_the_service(up: Up) -> None:
-    before = up.requests_ended()["disconnected"]
+    before = up.requests_ended()["cancelled"]
     process = subprocess.Popen(
         [*PROGRAM, "generate", "--server", up.service, "--ignore-eos", QUESTION],
         stdout=subprocess.PIPE,
@@ -165,7 +165,7 @@ def test_interrupting_generate_ends_the_request_on_the_service(up: Up) -> None:
     process.stdout.read()
     process.stdout.close()
     assert process.wait(10) == 130
-    up.until_ended("disconnected", before + 1, within_s=1)
+    up.until_ended("cancelled", before + 1, within_s=1)
 
 
 def test_curl_gets_server_sent_events_that_end_with_done(up: Up) -> None:
@@ -236,7 +236,7 @@ def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Pag
 
 @pytest.mark.browser
 def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> None:
-    before = up.requests_ended()["disconnected"]
+    before = up.requests_ended()["cancelled"]
     tab = page.context.new_page()
     tab.goto(f"http://{up.gateway}/")
     with engine_held(up):
@@ -246,7 +246,7 @@ def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> Non
 
         tab.close()
 
-        up.until_ended("disconnected", before + 1, within_s=1)
+        up.until_ended("cancelled", before + 1, within_s=1)
 
 
 def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> None:

@@ -96,7 +96,8 @@ def expected_of_cut(all_answers: tuple[Answers, Answers]) -> dict[str, dict[str,
     return dict(zip(CUT, all_answers[1], strict=True))
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+# Of the package, not the session: tests/engine/test_processes.py ends every engine of its process.
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def real() -> AsyncIterator[RealService]:
     """The service with vLLM and the demo model, on a free port."""
     settings = ServiceSettings(

@@ -2,15 +2,17 @@
 
 `Wakeup` is one task's alarm: cheaper than an Event, because only one task waits and nothing is
 queued. `Turns` stands between alarms and their tasks where one engine step wakes thousands of
-them: it lets `AT_ONCE` go on, then the event loop comes round to everybody else.
+them: it lets some go on, then the event loop comes round to everybody else.
 """
 
 import asyncio
 from collections import deque
 
 AT_ONCE = 256  # tasks of about 50 µs each; fewer would cost the usual loads more rounds of the loop
-# With so many in the queue there is a pause before the next: gRPC's own thread, which brings new
-# calls among the ends of all the writes, gets hold of Python's lock only while the loop waits.
+# With so many in the queue fewer go on at once, with a pause before the next: gRPC's own thread,
+# which brings new calls among the ends of all the writes, gets hold of Python's lock only while
+# the loop waits.
+FEW_AT_ONCE = 32
 PLENTY = 512
 PAUSE_S = 0.001
 
@@ -34,7 +36,8 @@ class Turns:
 
     def _call(self) -> None:
         waiting = self._waiting
-        for _ in range(min(self._at_once, len(waiting))):
+        at_once = self._at_once if len(waiting) < PLENTY else FEW_AT_ONCE
+        for _ in range(min(at_once, len(waiting))):
             waiter = waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from service.transport.wakeup import Turns, Wakeup
+from service.transport.wakeup import FEW_AT_ONCE, PLENTY, Turns, Wakeup
 
 
 async def test_set_before_it_is_waited_for_it_lets_one_wait_return() -> None:
@@ -84,3 +84,15 @@ async def test_one_that_left_the_queue_holds_up_nobody() -> None:
     tasks[0].cancel()
     async with asyncio.timeout(1):
         await tasks[1]
+
+
+async def test_of_thousands_only_a_few_go_on_at_once() -> None:
+    turns = Turns()
+    loop = asyncio.get_running_loop()
+    waiters = [loop.create_future() for _ in range(PLENTY + FEW_AT_ONCE)]
+    for waiter in waiters:
+        turns.take(waiter)
+    await asyncio.sleep(0)
+    assert sum(waiter.done() for waiter in waiters) == FEW_AT_ONCE
+    async with asyncio.timeout(1):
+        await asyncio.gather(*waiters)

@@ -59,7 +59,9 @@ class Directory:
         """Take notice that a stream has settled."""
         if self._running.pop(generation.stream_id, None) is None:
             return  # it never began
-        if generation.began and generation.resumable and generation.outcome is not Outcome.EXPIRED:
+        if not (generation.began and generation.known and generation.resumable):
+            return  # nobody can come back for it
+        if generation.outcome is not Outcome.EXPIRED:
             self._retained[generation.tenant][generation.stream_id] = generation
             self._retained_count += 1
             if self._retained_count > self._most_retained:

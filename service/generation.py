@@ -14,9 +14,9 @@ Rules:
    its outcome is counted. Whatever happens later changes neither.
 2. One reader at a time. A newer one takes over; the older is broken off.
 3. Where the request asked for DETACH, a reader that leaves early leaves a detached stream, unless
-   nobody was told its id yet. It is
-   found again until its time to live has passed, counted from when the last reader left or, if
-   that is later, from the stream's end. A settled stream can be read as long.
+   nobody was told its id yet. It is found again until its time to live has passed, counted from
+   when the last reader left or, if that is later, from the stream's end. A settled stream can be
+   read as long.
 """
 
 from collections.abc import Callable

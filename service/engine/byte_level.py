@@ -3,7 +3,7 @@
 Llama 3, Qwen, GPT-2 and their like write every byte as one printable character and decode by
 joining the tokens' bytes (`ByteLevel` in Hugging Face's tokenizers; the alphabet is GPT-2's,
 `bytes_to_unicode`). So a token's text needs no context unless a character is spread over several
-tokens, and a table look-up of 0.05 µs replaces a decoder's step of 2 µs.
+tokens, and a table look-up of 0.04 to 0.08 µs replaces a decoder's step of 1.1 µs.
 
 Rules, those of `tokenizers.decoders.DecodeStream`:
 

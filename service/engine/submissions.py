@@ -1,6 +1,6 @@
 """Requests on their way to the engine: alone at once, in a burst together.
 
-Waking the engine's side costs ten times what a message does (docs/benchmarks.md), so a request
+Waking the engine's side costs several times what a message does (docs/benchmarks.md), so a request
 that follows another within `WINDOW_S` waits for the window's end, with all that come meanwhile.
 
 Bound: the requests that are let in within one window.

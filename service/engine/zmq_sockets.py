@@ -1,8 +1,8 @@
 """The sockets to vLLM's engine process, without the detours of zmq's asyncio support.
 
 vLLM awaits `zmq.asyncio` sockets. Those poll the socket up to four times a message and make a
-future and a handle for each; with a message for every engine step that is a third of a
-millisecond a step. Here a message that is there is taken at once, and one that is not is waited
+future and a handle for each, and there is a message for every engine step (docs/benchmarks.md has
+what that costs). Here a message that is there is taken at once, and one that is not is waited
 for on the socket's file descriptor, which is all that asyncio needs (ZMQ_FD, `zmq_getsockopt(3)`:
 it signals once for any number of messages, so everything is taken until there is nothing).
 """

@@ -1,6 +1,6 @@
 """One session: many requests, whose messages leave together.
 
-No I/O: actions go in, frames come out; opening a request is the caller's task (`opening`).
+No I/O: actions go in, frames come out; opening a request is the driver's task.
 
 Rules:
 

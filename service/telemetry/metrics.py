@@ -12,7 +12,7 @@ class StreamMetrics:
         self.registry = CollectorRegistry()
         self.ended = Counter(
             "tokenstream_requests_total",
-            "Generate requests by how they ended.",
+            "Generation requests, in calls and in sessions, by how they ended.",
             ["outcome"],
             registry=self.registry,
         )

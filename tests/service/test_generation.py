@@ -271,6 +271,7 @@ def test_a_detaching_stream_that_nobody_was_told_of_ends_with_its_reader(
     reader = generations.read(generation)
     generation.leave(reader)
     assert generations.settled == [("s", Outcome.DISCONNECTED)]
+    assert len(generations.directory) == 0, "it takes no room either"
 
 
 def test_it_is_counted_even_if_giving_something_back_fails(generations: Generations) -> None:

@@ -9,6 +9,7 @@ from service.domain import Delta, Finished, Started
 from service.errors import EngineDead, StreamStalled, StreamTakenOver
 from service.generation import Generation
 from service.telemetry.outcomes import Outcome
+from service.transport import call_sink
 from service.transport.call_sink import CallSink
 from tests.conftest import FakeClock
 from tests.service.generations import Generations, push, stream_of
@@ -143,3 +144,14 @@ async def test_a_write_that_fails_leaves_the_stream(written: Written) -> None:
         await written.end()
     assert written.reader.closed
     assert written.generations.settled == [("s", Outcome.DISCONNECTED)]
+
+
+async def test_a_caller_that_does_not_take_the_very_end_is_given_up(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_sink, "LAST_WRITE_S", 0.05)
+    written.call.never_takes = Finished
+    stream_of(written.generation).push([97], STOP)
+    with pytest.raises(StreamStalled):
+        await written.end()
+    assert written.generation.outcome is Outcome.STOP, "all of it was decoded and taken"

@@ -246,20 +246,25 @@ async def test_a_session_that_takes_nothing_off_its_socket_is_ended(
     await eventually(lambda: running.service.generation_servicer.sessions_open == 0)
 
 
-async def test_detaching_requests_of_a_stalled_session_are_read_on_elsewhere(
-    running: RunningService, connect: Connect
-) -> None:
-    caller = await connect(window=0)
+async def test_detaching_requests_of_a_stalled_session_are_read_on_elsewhere(serve: Serve) -> None:
+    engine = ScriptedEngine(step_s=None, context_length=9_000)
+    running = await serve(engine, stall_limit_s=STALL_LIMIT_S, drain_grace_s=0)
+    caller = await RawCaller.connect(running.target, window=0)
     requests = [long_request(8_000, detach=True), long_request(8_000)] * 3
     starts = [session_start(number, request) for number, request in enumerate(requests, 1)]
     caller.open(SESSION, *starts, last=False)
-    await eventually(lambda: running.service.gate.held == 6)
-    ids = [g.stream_id for g in running.service.directory._running.values() if g.resumable]
+    of_all = running.service.directory._running
+    # Only a stream whose id was written can be asked for again.
+    await eventually(lambda: len(of_all) == 6 and all(g.known for g in of_all.values()))
+    ids = [g.stream_id for g in of_all.values() if g.resumable]
+    for _ in range(8_000):
+        engine.step()
     await eventually(lambda: running.nothing_runs, within_s=30)
     assert len(ids) == 3
     for stream_id in ids:
         assert (await Answer().read(running.resume(stream_id))).text == "ab" * 4_000
     assert running.count(Outcome.STALLED) + running.count(Outcome.LENGTH) == 6
+    await caller.close()
 
 
 async def test_a_request_whose_credit_is_spent_fails_in_its_session_and_the_others_go_on(

@@ -165,7 +165,7 @@ def test_interrupting_generate_ends_the_request_on_the_service(up: Up) -> None:
     process.stdout.read()
     process.stdout.close()
     assert process.wait(10) == 130
-    up.until_ended("cancelled", before + 1, within_s=1)
+    up.until_ended("cancelled", before + 1, within_s=5)
 
 
 def test_curl_gets_server_sent_events_that_end_with_done(up: Up) -> None:
@@ -222,6 +222,8 @@ def engine_held(up: Up) -> Iterator[None]:
 
 @pytest.mark.browser
 def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Page) -> None:
+    up.until_running(0)  # the last test's answer has ended before the engine is held
+    expect(page.locator("#send")).to_be_enabled()
     before = up.requests_ended()["cancelled"]
     with engine_held(up):
         page.locator("#prompt").fill("Tell me a story about a token.")
@@ -230,7 +232,7 @@ def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Pag
 
         page.locator("#stop").click()
 
-        up.until_ended("cancelled", before + 1, within_s=1)
+        up.until_ended("cancelled", before + 1, within_s=5)
         expect(page.locator("#status")).to_have_text(re.compile("[Ss]topped"))
 
 
@@ -239,6 +241,7 @@ def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> Non
     before = up.requests_ended()["cancelled"]
     tab = page.context.new_page()
     tab.goto(f"http://{up.gateway}/")
+    up.until_running(0)
     with engine_held(up):
         tab.locator("#prompt").fill("Tell me a story about a token.")
         tab.locator("#send").click()
@@ -246,7 +249,7 @@ def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> Non
 
         tab.close()
 
-        up.until_ended("cancelled", before + 1, within_s=1)
+        up.until_ended("cancelled", before + 1, within_s=5)
 
 
 def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> None:

@@ -6,8 +6,7 @@ long once it is tokens.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,6 +88,9 @@ class VllmRenderer:
         self._renderer = processor.renderer
         self._model_config = processor.model_config
         self._defaults = dict(defaults)
+        # vLLM asks with each request, and the tokenizer would work it out anew each time.
+        end_of_text = self._renderer.get_eos_token_id()
+        self._renderer.get_eos_token_id = lambda: end_of_text
         self._bytes = _byte_level(self._renderer.tokenizer, self._model_config.get_vocab_size())
 
     def close(self) -> None:
@@ -97,10 +99,10 @@ class VllmRenderer:
 
     async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
         """See `EngineClient.render`."""
-        with _refused_as("sampling"):
+        field, prompt = "sampling", request.prompt
+        try:
             params = self.sampling_params(request.sampling)
-        prompt = request.prompt
-        with _refused_as("text" if isinstance(prompt, TextPrompt) else "token_ids.ids"):
+            field = "text" if isinstance(prompt, TextPrompt) else "token_ids.ids"
             if isinstance(prompt, TokensPrompt):
                 # What vLLM's renderer makes of checked token ids, without its 50 µs.
                 engine_input = tokens_input(list(prompt.token_ids))
@@ -114,6 +116,11 @@ class VllmRenderer:
                 params=params,
                 supported_tasks=("generate",),
             )
+        except VLLMClientError as refused:
+            # Not its str(): that repeats the value, which is the caller's text. The first line
+            # has no internals.
+            why = str(refused.args[0] if refused.args else refused).partition("\n")[0]
+            raise InvalidRequest((FieldViolation(field, why),)) from refused
         core_request.external_req_id = engine_id
         return RenderedRequest(
             prompt_token_count=len(core_request.prompt_token_ids or ()),
@@ -159,17 +166,6 @@ def _vllm_decoder(tokenizer: Any, core_request: EngineCoreRequest) -> TokenDecod
     if isinstance(detokenizer, BaseIncrementalDetokenizer):
         return VllmDecoder(detokenizer)
     return NoDecoder()
-
-
-@contextmanager
-def _refused_as(field: str) -> Iterator[None]:
-    """Name the field that vLLM refuses; the first line of its words has no internals."""
-    try:
-        yield
-    except VLLMClientError as refused:
-        # Not its str(): that repeats the value, which is the caller's text.
-        why = str(refused.args[0] if refused.args else refused).partition("\n")[0]
-        raise InvalidRequest((FieldViolation(field, why),)) from refused
 
 
 def _byte_level(tokenizer: Any, vocab_size: int) -> ByteLevelVocabulary | None:

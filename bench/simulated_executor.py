@@ -6,9 +6,7 @@ Rules:
 
 1. One simulated device: steps run one after the other, each from when it was handed over or from
    the end of the step before, whichever is later. Waiting for one sleeps.
-2. Which position a step samples is worked out from what the scheduler says it has computed, never
-   counted here, so preempted and resumed requests go on with the right token.
-3. A prefill chunk that does not reach the end of what is known of a request samples nothing.
+2. What a step samples: `sampled_step`.
 
 Not simulated, and refused or without effect: speculative decoding, pipeline parallelism,
 log-probabilities, structured output, LoRA.
@@ -17,7 +15,7 @@ log-probabilities, structured output, LoRA.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
@@ -25,45 +23,68 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 
-from bench.known_tokens import seed_of
+from bench.sampled_step import Sampler
 from bench.simulation import Simulation
 
 _LAYER = "simulated"
 
 
-class _Step(Future[ModelRunnerOutput]):
-    """A step on the simulated device. Waiting for it sleeps until its end; there is no thread."""
+class Clock(Protocol):
+    """Seconds that only grow, and a way to let them pass."""
 
-    def __init__(self, output: ModelRunnerOutput, ends_at: float) -> None:
+    def now(self) -> float:
+        """Seconds since some moment."""
+
+    def wait_until(self, moment: float) -> None:
+        """Return when it is that late."""
+
+
+class WallClock:
+    """The machine's own time."""
+
+    def now(self) -> float:
+        """Return the monotonic clock's seconds."""
+        return time.monotonic()
+
+    def wait_until(self, moment: float) -> None:
+        """Sleep."""
+        rest = moment - time.monotonic()
+        if rest > 0:
+            time.sleep(rest)
+
+
+class _Step(Future[ModelRunnerOutput]):
+    """A step on the simulated device. Waiting for it waits for its end; there is no thread."""
+
+    def __init__(self, output: ModelRunnerOutput, ends_at: float, clock: Clock) -> None:
         super().__init__()
         self._output = output
         self._ends_at = ends_at
+        self._clock = clock
 
     def result(self, timeout: float | None = None) -> ModelRunnerOutput:
         """Return the output once the step is over. `timeout` is not supported, as in vLLM's own."""
-        rest = self._ends_at - time.monotonic()
-        if rest > 0:
-            time.sleep(rest)
+        self._clock.wait_until(self._ends_at)
         return self._output
 
     def done(self) -> bool:
         """Whether the step is over."""
-        return time.monotonic() >= self._ends_at
+        return self._clock.now() >= self._ends_at
 
 
 class SimulatedExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked here
-    """See the rules above."""
+    """See the rules above. A subclass can have another `clock`."""
 
     supports_pp = False
+    clock: Clock = WallClock()
 
     def _init_executor(self) -> None:
         if self.speculative_config is not None:
             raise ValueError("the simulated executor does not speculate")
         self.simulation = Simulation.from_additional_config(self.vllm_config.additional_config)
-        self._token = self.simulation.tokens.token
+        self._sampler = Sampler(self.simulation.tokens)
         # The engine makes its scheduler and its queue of batches after its executor.
         self.scheduler_config.async_scheduling = self.simulation.async_scheduling
-        self._requests: dict[str, tuple[int, int]] = {}  # id: (seed, length) of its prompt
         self._device_free_at = 0.0
         self._running: _Step | None = None
         self._spec = FullAttentionSpec(
@@ -109,8 +130,7 @@ class SimulatedExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-che
         self, scheduler_output: SchedulerOutput, non_block: bool = False
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput | None] | None:
         """Begin a step. The result is for `sample_tokens`, unless there was nothing to run."""
-        for request_id in scheduler_output.finished_req_ids:
-            self._requests.pop(request_id, None)
+        self._sampler.forget(scheduler_output.finished_req_ids)
         result = None
         if scheduler_output.total_num_scheduled_tokens:
             self._running = self._begin(scheduler_output)
@@ -132,46 +152,12 @@ class SimulatedExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-che
         return step if non_block else step.result()
 
     def _begin(self, scheduled: SchedulerOutput) -> _Step:
-        token, requests = self._token, self._requests
-        counts = scheduled.num_scheduled_tokens
-        ids: list[str] = []
-        sampled: list[list[int]] = []
-        prefill = context = 0
-
-        for new in scheduled.scheduled_new_reqs:
-            prompt = new.prompt_token_ids or []
-            seed, length = requests[new.req_id] = (seed_of(prompt), len(prompt))
-            # With vLLM's second model runner a resumed request comes as a new one, with this set.
-            known = length if new.prefill_token_ids is None else len(new.prefill_token_ids)
-            count = counts[new.req_id]
-            computed = new.num_computed_tokens + count
-            ids.append(new.req_id)
-            sampled.append([token(seed, computed - length)] if computed >= known else [])
-            prefill += count
-            context += new.num_computed_tokens
-
-        cached = scheduled.scheduled_cached_reqs
-        for request_id, before, outputs in zip(
-            cached.req_ids, cached.num_computed_tokens, cached.num_output_tokens, strict=True
-        ):
-            seed, length = requests[request_id]
-            count = counts[request_id]
-            computed = before + count
-            ids.append(request_id)
-            # `outputs` counts tokens that are still being sampled, and so does `before`.
-            sampled.append([token(seed, computed - length)] if computed >= length + outputs else [])
-            if count > 1:
-                prefill += count
-            context += before
-
-        output = ModelRunnerOutput(
-            req_ids=ids,
-            req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
-            sampled_token_ids=sampled,
+        step = self._sampler.sample(scheduled)
+        begins = max(self.clock.now(), self._device_free_at)
+        self._device_free_at = begins + self.simulation.step_s(
+            step.sequences, step.prefill_tokens, step.context_tokens
         )
-        begins = max(time.monotonic(), self._device_free_at)
-        self._device_free_at = begins + self.simulation.step_s(len(ids), prefill, context)
-        return _Step(output, self._device_free_at)
+        return _Step(step.output, self._device_free_at, self.clock)
 
     def collective_rpc(
         self,

@@ -1,0 +1,89 @@
+"""What the service tells the scheduler at its start, and each request at its submission.
+
+Both travel through vLLM: the first in `additional_config`, the second in the sampling parameters'
+`extra_args`, each under the key `tokenstream`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+KEY = "tokenstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds and switches; every policy can be switched off by itself.
+
+    Flow control: `high_mark` and `low_mark` are the tokens that a request may be ahead of its
+    reader before it is parked, and from which on it runs again.
+
+    Pacing, of readers that declared a rate: one gives its place up only if it can read on for
+    `spare_s` longer than the one that wants it, and only for one that has waited `wait_s`; it
+    comes back when its reader has `return_s` left, or after `most_away_s`. `headroom` is the share
+    of the KV cache that is kept for arrivals while some are away. At most `recompute_share` of the
+    time goes into computing them again while requests wait, and `recompute_reserve_s` saved up.
+
+    Late requests: one whose first token is `patience_s` later than its target is served behind
+    those that are in time, until it has waited `patience_factor` times as long as it would have,
+    first come first served, but at least `least_patience_s`.
+
+    `weights`: of tenants, 1 where not named.
+    """
+
+    flow_control: bool = True
+    high_mark: int = 256
+    low_mark: int = 64
+    pacing: bool = True
+    spare_s: float = 6.0
+    wait_s: float = 0.1
+    return_s: float = 4.0
+    most_away_s: float = 20.0
+    headroom: float = 0.05
+    recompute_share: float = 0.02
+    recompute_reserve_s: float = 2.0
+    patience_s: float = 1.0
+    patience_factor: float = 1.8
+    least_patience_s: float = 20.0
+    fair_shares: bool = True
+    weights: Mapping[str, float] = field(default_factory=dict)
+    deadlines: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_mark < self.high_mark:
+            raise ValueError("tokenstream: low_mark must be at least 0 and below high_mark")
+        if not 0 <= self.headroom < 1 or not 0 <= self.recompute_share < 1:
+            raise ValueError("tokenstream: headroom and recompute_share must be in [0, 1)")
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ValueError("tokenstream: a tenant's weight must be above 0")
+
+    @classmethod
+    def from_additional_config(cls, config: Any) -> Self:
+        """Read them; raises ValueError for a name that is not known."""
+        given = dict(config.get(KEY, {})) if isinstance(config, Mapping) else {}
+        strange = given.keys() - {f.name for f in fields(cls)}
+        if strange:
+            raise ValueError(f"tokenstream: there is no setting {sorted(strange)[0]!r}")
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a request's caller has declared.
+
+    `reading_rate`: tokens a second; None reads as fast as it comes. `deadline`: moment of the
+    monotonic clock after which a first token is of no use. `priority`: classes above 0 are served
+    before it, those below behind it.
+    """
+
+    tenant: str = ""
+    reading_rate: float | None = None
+    first_token_target_s: float = 1.0
+    deadline: float | None = None
+    priority: int = 0
+
+    @classmethod
+    def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> Self:
+        """Read it; nothing was said where there is nothing."""
+        said = extra_args.get(KEY) if extra_args else None
+        return cls(**said) if said else cls()

@@ -1,0 +1,265 @@
+"""The waiting requests, in the order in which they are worth a place. No clock of its own.
+
+vLLM's scheduler takes from it as from its own queues: it looks at the next request, and takes that
+same one or leaves it. What is next changes only when one was taken, or with the next step.
+
+Order, from the first to the last criterion:
+
+1. priority class, higher ones first;
+2. the tenant that has had least for its weight (`fair_shares`);
+3. of one tenant: those evicted whose reader is about to run dry, or that have been away for long;
+   the oldest of those whose patience has ended; those whose first token can still come in time,
+   the one that is due first first; of those that are late already the newest, which has lost
+   least; those evicted whose reader has time, if there is spare room.
+
+Held requests (`hold`) are in it, and are not next. Bound: the admitted requests.
+"""
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from service.engine_core.fair_shares import FairShares
+from service.engine_core.settings import Settings
+from service.engine_core.stream_state import StreamState
+
+
+class Waiting(Protocol):
+    """The part of vLLM's `Request` that is needed here."""
+
+    request_id: str
+    num_tokens: int
+
+
+R = TypeVar("R", bound=Waiting)
+# A request with what it is ordered by; the number keeps requests themselves from being compared.
+Entry = tuple[float, int, R]
+
+
+@dataclass(slots=True)
+class _Lane(Generic[R]):
+    """One tenant's waiting requests of one class."""
+
+    fresh: list[Entry[R]] = field(default_factory=list)  # a heap, by when the first token is due
+    late: list[Entry[R]] = field(default_factory=list)  # sorted by arrival
+    returning: list[Entry[R]] = field(default_factory=list)  # a heap, by when it has to come back
+
+
+class WaitingQueue(Generic[R]):
+    """See the rules above. `state_of`: by request id; `queue_s`: how long the queue is in time."""
+
+    def __init__(
+        self, state_of: Callable[[str], StreamState], shares: FairShares, settings: Settings
+    ) -> None:
+        self._state_of = state_of
+        self._shares = shares
+        self._settings = settings
+        self._members: dict[str, R] = {}
+        self._held: set[str] = set()
+        self._lanes: dict[tuple[int, str], _Lane[R]] = {}
+        self._lane_of: dict[str, _Lane[R]] = {}
+        self._next: R | None = None
+        self._now = 0.0
+        self._number = 0
+        self._spare_tokens = 0
+        self.queue_s = 0.0
+        self.taken: list[R] = []
+
+    # -- of a step -----------------------------------------------------------------------------
+
+    def begin_step(self, now: float, spare_tokens: int) -> None:
+        """Let what is next be worked out anew.
+
+        `spare_tokens`: room for those whose readers have time; the rest is kept for arrivals.
+        """
+        self._now = now
+        self._next = None
+        self._spare_tokens = spare_tokens
+        self.taken.clear()
+        for key in [key for key, lane in self._lanes.items() if not _is_used(lane)]:
+            del self._lanes[key]
+
+    @property
+    def has_late(self) -> bool:
+        """Whether requests wait whose first token cannot come in time any more."""
+        for lane in self._lanes.values():
+            self._settle(lane)
+        return any(lane.late for lane in self._lanes.values())
+
+    @property
+    def held(self) -> int:
+        """Number of those that are held."""
+        return len(self._held)
+
+    def upcoming(self, most: int) -> list[R]:
+        """Return the next requests, without taking them."""
+        found: list[R] = []
+        while len(found) < most and (request := self._pick()) is not None:
+            self._leave_lane(request)
+            found.append(request)
+        for request in found:
+            self._enter(request)
+        return found
+
+    # -- members -------------------------------------------------------------------------------
+
+    def hold(self, request: R) -> None:
+        """Do not let a request be next until `release`."""
+        if request.request_id in self._members and request.request_id not in self._held:
+            self._leave_lane(request)
+            self._held.add(request.request_id)
+
+    def release(self, request: R) -> None:
+        """Let a held request be next again."""
+        if request.request_id in self._held:
+            self._held.discard(request.request_id)
+            self._enter(request)
+
+    def add_request(self, request: R) -> None:
+        """Enter a request."""
+        self._members[request.request_id] = request
+        self._enter(request)
+
+    def prepend_request(self, request: R) -> None:
+        """Enter a request that was preempted, or that vLLM looked at and left."""
+        self.add_request(request)
+
+    def prepend_requests(self, requests: Iterable[R]) -> None:
+        """Enter requests that were passed over."""
+        for request in requests:
+            self.add_request(request)
+
+    def remove_request(self, request: R) -> None:
+        """Let a request leave, if it is in."""
+        if self._members.pop(request.request_id, None) is None:
+            return
+        if request.request_id in self._held:
+            self._held.discard(request.request_id)
+        else:
+            self._leave_lane(request)
+        if self._next is request:
+            self._next = None
+
+    def remove_requests(self, requests: Iterable[R]) -> None:
+        """Let requests leave."""
+        for request in list(requests):
+            self.remove_request(request)
+
+    def peek_request(self) -> R:
+        """Return the next one. Raises IndexError if there is none."""
+        request = self._look()
+        if request is None:
+            raise IndexError("nobody may be next")
+        return request
+
+    def pop_request(self) -> R:
+        """Take the next one, the same that `peek_request` returned."""
+        request = self.peek_request()
+        self._spare_tokens -= request.num_tokens
+        self.remove_request(request)
+        self.taken.append(request)
+        return request
+
+    def __contains__(self, request: R) -> bool:
+        return request.request_id in self._members
+
+    def __bool__(self) -> bool:
+        return self._look() is not None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(list(self._members.values()))
+
+    # -- order ---------------------------------------------------------------------------------
+
+    def _look(self) -> R | None:
+        if self._next is None:
+            self._next = self._pick()
+        return self._next
+
+    def _pick(self) -> R | None:
+        best: R | None = None
+        best_key: tuple[float, float] | None = None
+        for (priority, tenant), lane in self._lanes.items():
+            request = self._first_of(lane)
+            if request is None:
+                continue
+            key = (-priority, self._shares.counter(tenant))
+            if best_key is None or key < best_key:
+                best, best_key = request, key
+        return best
+
+    def _first_of(self, lane: _Lane[R]) -> R | None:
+        self._settle(lane)
+        fresh, late, returning = lane.fresh, lane.late, lane.returning
+        if returning and returning[0][0] <= self._now:
+            return returning[0][2]
+        if late and self._now - late[0][0] > self._patience_s():
+            return late[0][2]
+        if fresh:
+            return fresh[0][2]
+        if late:
+            return late[-1][2]
+        if returning and returning[0][2].num_tokens <= self._spare_tokens:
+            return returning[0][2]
+        return None
+
+    def _patience_s(self) -> float:
+        settings = self._settings
+        return max(settings.least_patience_s, settings.patience_factor * self.queue_s)
+
+    def _settle(self, lane: _Lane[R]) -> None:
+        """Move those that can no longer be in time to the late ones."""
+        if not self._settings.pacing:
+            return
+        patience_s = self._settings.patience_s
+        while lane.fresh and self._now > lane.fresh[0][0] + patience_s:
+            _, number, request = heapq.heappop(lane.fresh)
+            self._insert_late(lane, number, request)
+
+    def _insert_late(self, lane: _Lane[R], number: int, request: R) -> None:
+        entry = (self._state_of(request.request_id).arrived, number, request)
+        lane.late.insert(bisect_left(lane.late, entry[:2], key=lambda e: e[:2]), entry)
+
+    def _enter(self, request: R) -> None:
+        state, settings = self._state_of(request.request_id), self._settings
+        said = state.said
+        key = (said.priority, said.tenant)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+        self._lane_of[request.request_id] = lane
+        self._number += 1
+        if state.first_token_at is None:
+            # Among those that are due together the one that came first is first.
+            heapq.heappush(lane.fresh, (state.due_at(), self._number, request))
+            return
+        back_at = min(
+            state.runs_dry_at() - settings.return_s, state.evicted_at + settings.most_away_s
+        )
+        heapq.heappush(lane.returning, (back_at, self._number, request))
+
+    def _leave_lane(self, request: R) -> None:
+        lane = self._lane_of.pop(request.request_id)
+        if lane.late and lane.late[-1][2] is request:
+            lane.late.pop()
+            return
+        for heap in (lane.fresh, lane.returning):
+            if heap and heap[0][2] is request:
+                heapq.heappop(heap)
+                return
+        for entries in (lane.late, lane.fresh, lane.returning):
+            for index, entry in enumerate(entries):
+                if entry[2] is request:
+                    del entries[index]
+                    if entries is not lane.late:
+                        heapq.heapify(entries)
+                    return
+
+
+def _is_used(lane: _Lane[R]) -> bool:
+    return bool(lane.fresh or lane.late or lane.returning)

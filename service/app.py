@@ -24,6 +24,7 @@ from service.admission.key_file import KeyFile
 from service.config import ServiceSettings
 from service.demux.demultiplexer import Demultiplexer
 from service.demux.flush_timer import FlushTimer, probe_event_loop
+from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
 from service.engine.protocol import EngineClient
 from service.errors import EngineDead, EngineStartFailed, ServiceStopping, Unavailable
@@ -63,6 +64,8 @@ class Service:
         self.metrics = StreamMetrics()
         self.gate = Gate(settings.max_streams, time.monotonic)
         self.demultiplexer = Demultiplexer(engine)
+        self.progress = ReaderProgress(engine)
+        self.metrics.watch_scheduler(lambda: self.progress.report)
         self.directory = Directory(settings.stall_limit_s, settings.max_retained_streams)
         self.grid = DelayGrid(time.monotonic)
         self.pipeline = Pipeline(
@@ -73,8 +76,12 @@ class Service:
             self.grid,
             self.metrics,
             Limits(
-                settings.max_request_bytes, settings.detached_ttl_s, settings.max_detached_ttl_s
+                settings.max_request_bytes,
+                settings.detached_ttl_s,
+                settings.max_detached_ttl_s,
+                settings.tell_every,
             ),
+            self.progress,
         )
         authenticator = Authenticator(
             None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
@@ -118,6 +125,7 @@ class Service:
             demultiplexing = asyncio.create_task(self.demultiplexer.run())
             probing = asyncio.create_task(probe_event_loop(self._observe_loop))
             sweeping = asyncio.create_task(self._sweep())
+            telling = asyncio.create_task(self.progress.run())
             timer = FlushTimer(self.grid)
             try:
                 self.gate.open()
@@ -130,9 +138,10 @@ class Service:
                 await self._drain(EngineDead if died else ServiceStopping)
             finally:
                 timer.close()
-                for task in (probing, sweeping, demultiplexing):
+                tasks = (probing, sweeping, telling, demultiplexing)
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(probing, sweeping, demultiplexing, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
             return ExitStatus.ENGINE_DIED if died else ExitStatus.OK
         finally:
             try:
@@ -299,7 +308,11 @@ def main(settings: ServiceSettings) -> int:
 
     logging.configure(settings.log_format, settings.log_level)
     engine = VllmEngine(
-        settings.model, settings.engine_args, settings.engine_log_level, demo_model.path()
+        settings.model,
+        settings.engine_args,
+        settings.engine_log_level,
+        demo_model.path(),
+        settings.scheduler_settings,
     )
     new_loop = uvloop.new_event_loop if settings.event_loop == "uvloop" else None
     with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -78,6 +78,26 @@ class ServiceSettings(BaseSettings):
         default_factory=dict,
         description="any fields of vLLM's AsyncEngineArgs, as a JSON object",
     )
+    high_mark: int = Field(
+        default=256,
+        ge=2,
+        description="tokens that a request may be ahead of its reader before it gets no more steps",
+    )
+    low_mark: int = Field(
+        default=64,
+        ge=0,
+        description="tokens ahead of its reader at which such a request goes on",
+    )
+    tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="shares of the engine by tenant while requests compete, as a JSON object; 1"
+        " where a tenant is not named",
+    )
+    scheduler_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further settings of the stream scheduler, as a JSON object; docs/scheduler.md"
+        " has them",
+    )
     max_streams: int = Field(
         default=1024,
         ge=1,
@@ -133,6 +153,20 @@ class ServiceSettings(BaseSettings):
     )
 
     @property
+    def tell_every(self) -> int:
+        """Tokens between two reports of a reader's progress: two of them reach the low mark."""
+        return max(1, (self.high_mark - self.low_mark) // 2)
+
+    @property
+    def scheduler_settings(self) -> dict[str, Any]:
+        """All that the stream scheduler is told when it starts."""
+        return self.scheduler_args | {
+            "high_mark": self.high_mark,
+            "low_mark": self.low_mark,
+            "weights": self.tenant_weights,
+        }
+
+    @property
     def keys_travel_in_clear(self) -> bool:
         """Whether API keys cross a network that may read them; fine where a mesh ends TLS."""
         return (
@@ -140,6 +174,14 @@ class ServiceSettings(BaseSettings):
             and self.tls_certificate_file is None
             and not is_loopback(self.listen)
         )
+
+    @model_validator(mode="after")
+    def _marks_leave_room(self) -> Self:
+        if self.low_mark >= self.high_mark:
+            raise ValueError(
+                f"--low-mark {self.low_mark} must be below --high-mark {self.high_mark}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _files_of_tls_belong_together(self) -> Self:

@@ -36,6 +36,15 @@ class Directory:
         return len(self._running) + self._retained_count
 
     @property
+    def tokens_ahead(self) -> int:
+        """Decoded tokens of running streams that their readers have not taken."""
+        return sum(
+            g.stream.count - (g.delivered if g.reader is None else g.reader.position)
+            for g in self._running.values()
+            if g.stream is not None
+        )
+
+    @property
     def detached(self) -> int:
         """Streams that run without a reader."""
         return sum(1 for g in self._running.values() if g.reader is None and g.resumable)

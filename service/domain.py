@@ -4,7 +4,7 @@ Times are seconds of the monotonic clock unless a name says otherwise; token ind
 choice's output from 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
@@ -62,7 +62,7 @@ class DeliveryOptions:
 
     `max_delay_s`: None is adaptive. `max_tokens_per_message`, `credit` (tokens that may be
     delivered at first): None is no bound. `on_disconnect`: None is END. `time_to_live_s`: None is
-    the service's default.
+    the service's default. `reading_rate`: tokens a second; None is as fast as it comes.
     """
 
     max_delay_s: float | None = None
@@ -70,11 +70,25 @@ class DeliveryOptions:
     credit: int | None = None
     on_disconnect: OnDisconnect | None = None
     time_to_live_s: float | None = None
+    reading_rate: float | None = None
+
+
+class Priority(Enum):
+    """Classes of requests, by how they are told to the engine's scheduler."""
+
+    LOW = -1
+    NORMAL = 0
+    HIGH = 1
+    UNKNOWN = None  # a value newer than this service
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A request as the caller sent it, not yet checked. `size_bytes`: of its message."""
+    """A request as the caller sent it, not yet checked. `size_bytes`: of its message.
+
+    Added by the service: `tenant`, whose it is, and `deadline`, the clock's moment after which even
+    a first token is of no use.
+    """
 
     prompt: Prompt | None
     model: str = ""
@@ -82,6 +96,9 @@ class GenerationRequest:
     delivery: DeliveryOptions = field(default_factory=DeliveryOptions)
     client_request_id: str = ""
     size_bytes: int = 0
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +164,12 @@ class EngineBatch(Protocol):
     def explain(self, output: EngineOutput) -> EngineFinish | None:
         """Tell how a finished output ended; None if the engine failed or aborted the request."""
 
+    def given_up(self, output: EngineOutput) -> bool:
+        """Whether a finished output is one whose deadline could not be met any more."""
+
+    def account(self, output: EngineOutput) -> "EngineAccount | None":
+        """Where the time of a finished output's request went, if the engine tells."""
+
     def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
         """Prompt tokens found in the prefix cache, in a request's first output; else None."""
 
@@ -160,6 +183,39 @@ class EngineCensus:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineAccount:
+    """Where a request's time in the engine went, in seconds, and how often it was preempted."""
+
+    queued_s: float
+    prefill_s: float
+    decode_s: float
+    parked_s: float
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerReport:
+    """What the engine's scheduler says of itself.
+
+    `parked`: requests that wait for their readers and hold KV blocks, `parked_away`: and that hold
+    none. Since the start: requests parked, evicted while parked, preempted for any reason, given up
+    for their deadline; tokens computed again; decisions that failed. `shares`: of each tenant with
+    requests, what it has had for its weight.
+    """
+
+    parked: int = 0
+    parked_away: int = 0
+    parkings: int = 0
+    evicted_parked: int = 0
+    preemptions: int = 0
+    given_up: int = 0
+    recomputed_tokens: int = 0
+    failures: int = 0
+    decision_p99_s: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of prompt, of output, and of the prompt that the prefix cache had."""
 
@@ -170,10 +226,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds from arrival to the first token (None if none came) and to the end."""
+    """Seconds from arrival to the first token (None if none came) and to the end.
+
+    `engine`: None if the engine did not end the generation by itself.
+    """
 
     time_to_first_token_s: float | None
     total_s: float
+    engine: EngineAccount | None = None
 
 
 @dataclass(frozen=True, slots=True)

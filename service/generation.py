@@ -211,7 +211,11 @@ class Generation:
         return Finished(
             self.stream.finish,
             Usage(self.prompt_tokens, self.stream.count, self.stream.cached_prompt_tokens),
-            Timings(self.time_to_first_token_s, self.settled_at - self.arrived),
+            Timings(
+                self.time_to_first_token_s,
+                self.settled_at - self.arrived,
+                self.stream.engine_account,
+            ),
         )
 
     @property

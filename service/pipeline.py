@@ -9,13 +9,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
 from service.admission import validation
 from service.admission.gate import Gate
 from service.demux.demultiplexer import Demultiplexer
+from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
 from service.domain import DeliveryOptions, GenerationRequest, SamplingOptions
 from service.engine.protocol import EngineClient, RenderedRequest
@@ -40,11 +42,15 @@ _ID_IN_LOG = 8
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Largest message to take in bytes; seconds that detached streams live, by default and most."""
+    """Largest message to take in bytes; seconds that detached streams live, by default and most.
+
+    `tell_every`: tokens that a reader takes between two times that the engine hears of it.
+    """
 
     max_request_bytes: int
     detached_ttl_s: float
     max_detached_ttl_s: float
+    tell_every: int = 96
 
 
 class Pipeline:
@@ -59,6 +65,7 @@ class Pipeline:
         grid: DelayGrid,
         metrics: StreamMetrics,
         limits: Limits,
+        progress: ReaderProgress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -68,8 +75,10 @@ class Pipeline:
         self._grid = grid
         self._metrics = metrics
         self._limits = limits
+        self._progress = progress
         self._clock = clock
         metrics.running.set_function(lambda: gate.held)
+        metrics.tokens_ahead.set_function(lambda: directory.tokens_ahead)
         metrics.detached.set_function(lambda: directory.detached)
         metrics.retained.set_function(lambda: directory.retained)
         metrics.adaptive_delay.set_function(lambda: grid.adaptive.delay_ms / 1000)
@@ -96,6 +105,8 @@ class Pipeline:
             model = self._engine.model
             validation.check_request(request, model, self._limits.max_request_bytes)
             ticket = generation.held.enter_context(self._gate.admitted())
+            if tenant or generation.deadline is not None:
+                request = replace(request, tenant=tenant, deadline=generation.deadline)
             rendered = await self._render(generation, request)
             validation.check_fits(rendered.prompt_token_count, request, model)
             stream = self._open_stream(generation, request.sampling, rendered, model.id)
@@ -183,6 +194,8 @@ class Pipeline:
             stop_watch=watch,
             keep_all=generation.resumable,
             on_end=generation.stream_ended if generation.resumable else None,
+            on_progress=partial(self._progress.moved, generation.stream_id),
+            tell_every=self._limits.tell_every,
         )
         time_to_live_s = min(
             generation.delivery.time_to_live_s or self._limits.detached_ttl_s,

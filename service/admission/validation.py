@@ -13,6 +13,7 @@ from service.domain import (
     GenerationRequest,
     ModelCard,
     OnDisconnect,
+    Priority,
     SamplingOptions,
     TextPrompt,
 )
@@ -24,6 +25,7 @@ MAX_STOP_STRING_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_CLIENT_REQUEST_ID_CHARACTERS = 128
 MAX_DELAY_S = 1.0
+MOST_READING_RATE = 10_000.0  # tokens a second
 MAX_REPETITION_PENALTY = 10.0
 WHOLE_MESSAGE = ""
 
@@ -50,6 +52,7 @@ def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int
         *_sampling(request.sampling, model),
         *_delivery(request.delivery),
         *_time_to_live(request.delivery),
+        *_priority(request.priority),
     )
     if len(request.client_request_id) > MAX_CLIENT_REQUEST_ID_CHARACTERS:
         limit = f"has more than {MAX_CLIENT_REQUEST_ID_CHARACTERS} characters"
@@ -72,6 +75,9 @@ def check_resume(delivery: DeliveryOptions) -> None:
         violations.append(FieldViolation("stream.on_disconnect", "stays as the request has it"))
     if delivery.time_to_live_s is not None:
         violations.append(FieldViolation("stream.time_to_live_ms", "stays as the request has it"))
+    if delivery.reading_rate is not None:
+        field = "stream.reading_tokens_per_second"
+        violations.append(FieldViolation(field, "stays as the request has it"))
     if violations:
         raise InvalidRequest(tuple(violations))
 
@@ -217,6 +223,14 @@ def _delivery(delivery: DeliveryOptions) -> Iterator[FieldViolation]:
         1,
         MOST_TOKENS_PER_MESSAGE,
     )
+    yield from _above_zero(
+        "stream.reading_tokens_per_second", delivery.reading_rate, MOST_READING_RATE
+    )
+
+
+def _priority(priority: Priority) -> Iterator[FieldViolation]:
+    if priority is Priority.UNKNOWN:
+        yield FieldViolation("priority", "is a value that this service does not know")
 
 
 def _time_to_live(delivery: DeliveryOptions) -> Iterator[FieldViolation]:

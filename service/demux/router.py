@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.domain import EngineBatch
-from service.errors import RequestFailed, ServiceError
+from service.errors import DeadlineExceeded, RequestFailed, ServiceError
 from service.stream.token_stream import TokenStream
 
 
@@ -114,8 +114,11 @@ class Router:
                         stop += self._stop(engine_id, route)
                     continue
                 route.engine_done = True
+                stream.engine_account = batch.account(output)
                 finish = batch.explain(output)
-                if finish is None:
+                if finish is None and batch.given_up(output):
+                    stream.fail(DeadlineExceeded())
+                elif finish is None:
                     self.counts.streams_failed += stream.fail(RequestFailed())
                     failures.append((engine_id, None))
                 else:

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.domain import EngineBatch, EngineCensus, GenerationRequest, ModelCard
+from service.domain import (
+    EngineBatch,
+    EngineCensus,
+    GenerationRequest,
+    ModelCard,
+    SchedulerReport,
+)
 from service.stream.text import TokenDecoder
 
 # Told what the engine is doing while it starts: one short phrase at a time.
@@ -58,6 +64,14 @@ class EngineClient(Protocol):
 
     async def census(self) -> EngineCensus:
         """Ask the engine what it has not finished. Raises `EngineDead`."""
+
+    async def readers_moved(
+        self, engine_ids: Sequence[str], positions: Sequence[int]
+    ) -> SchedulerReport:
+        """Take how many tokens have been read of these; unknown ids are ignored.
+
+        Raises `EngineDead`.
+        """
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, as a text prompt of it would have."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from service.domain import (
+    EngineAccount,
     EngineBatch,
     EngineCensus,
     EngineFinish,
@@ -22,6 +23,7 @@ from service.domain import (
     FinishReason,
     GenerationRequest,
     ModelCard,
+    SchedulerReport,
     TextPrompt,
     TokensPrompt,
 )
@@ -55,6 +57,14 @@ class ScriptedBatch:
         if output.broken or output.finish_reason is None:
             return None
         return EngineFinish(output.finish_reason, output.stop_reason)
+
+    def given_up(self, output: EngineOutput) -> bool:
+        """Deadlines are not looked at."""
+        return False
+
+    def account(self, output: EngineOutput) -> EngineAccount | None:
+        """There is none."""
+        return None
 
     def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
         """There is no prefix cache."""
@@ -107,6 +117,7 @@ class ScriptedEngine:
         self._work = asyncio.Event()
         self._dead = False
         self.submitted = 0
+        self.positions: dict[str, int] = {}
 
     @property
     def model(self) -> ModelCard:
@@ -163,6 +174,13 @@ class ScriptedEngine:
         """Count what is not finished."""
         running = min(len(self._jobs), self._max_running)
         return EngineCensus(running, len(self._jobs) - running)
+
+    async def readers_moved(
+        self, engine_ids: Sequence[str], positions: Sequence[int]
+    ) -> SchedulerReport:
+        """Keep them in `positions`; nobody waits for a reader here."""
+        self.positions.update(zip(engine_ids, positions, strict=True))
+        return SchedulerReport()
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """UTF-8; there are no special tokens to add."""

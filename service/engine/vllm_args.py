@@ -17,6 +17,7 @@ _log = structlog.get_logger(__name__)
 DEMO = "demo"
 DEMO_MODEL_ID = "tokenstream-demo"
 STREAM_SCHEDULER = "service.engine_core.scheduler.StreamScheduler"
+_SCHEDULER_ARGS = "tokenstream"  # where the scheduler looks for them (`engine_core.settings`)
 
 _CPU_KV_CACHE_GIB = "1"
 
@@ -51,7 +52,12 @@ def check_model(model: str) -> None:
 
 
 def engine_arguments(
-    model: str, extra: Mapping[str, Any], demo_path: Path, *, progress_bars: bool = False
+    model: str,
+    extra: Mapping[str, Any],
+    demo_path: Path,
+    scheduler_args: Mapping[str, Any] | None = None,
+    *,
+    progress_bars: bool = False,
 ) -> dict[str, Any]:
     """The keyword arguments for `AsyncEngineArgs`.
 
@@ -85,4 +91,9 @@ def engine_arguments(
     if current_platform.is_cpu() and shutil.which(os.environ.get("CXX", "g++")) is None:
         _log.warning("no_compiler", consequence="the model runs uncompiled", remedy="install g++")
         arguments["enforce_eager"] = True
-    return arguments | {"model": path} | dict(extra)
+    arguments |= {"model": path} | dict(extra)
+    additional = extra.get("additional_config") or {}
+    if isinstance(additional, Mapping):
+        told = {_SCHEDULER_ARGS: dict(scheduler_args or {})}
+        arguments["additional_config"] = dict(additional) | told
+    return arguments

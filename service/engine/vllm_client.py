@@ -9,6 +9,7 @@ the client's constructor starts the process and waits for it; `add_request_async
 import asyncio
 import multiprocessing
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from service.domain import (
+    EngineAccount,
     EngineBatch,
     EngineCensus,
     EngineFinish,
@@ -24,6 +26,7 @@ from service.domain import (
     FinishReason,
     GenerationRequest,
     ModelCard,
+    SchedulerReport,
 )
 from service.engine.processes import end_engine_processes
 from service.engine.protocol import Progress, RenderedRequest
@@ -46,6 +49,10 @@ _FINISH_REASONS = {
     4: FinishReason.REPETITION,
 }
 
+# As the scheduler in the engine process spells them (`engine_core`, which is not imported here).
+_GIVEN_UP = "tokenstream: deadline"
+_TOLD = "tokenstream"
+
 _STOP_GRACE_S = 20.0
 _LEFTOVER_GRACE_S = 5.0  # for processes that the client's own end left
 _GIVE_UP_POLL_S = 1.0
@@ -66,6 +73,16 @@ class VllmBatch:
         reason = _FINISH_REASONS.get(int(finished.finish_reason))
         return None if reason is None else EngineFinish(reason, finished.stop_reason)
 
+    def given_up(self, output: EngineOutput) -> bool:
+        """See `EngineBatch.given_up`."""
+        return bool(cast("EngineCoreOutput", output).stop_reason == _GIVEN_UP)
+
+    def account(self, output: EngineOutput) -> EngineAccount | None:
+        """See `EngineBatch.account`."""
+        # The one place of an output for what vLLM does not know of.
+        told = (cast("EngineCoreOutput", output).kv_transfer_params or {}).get(_TOLD)
+        return None if told is None else EngineAccount(**told)
+
     def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
         """Prompt tokens found in the prefix cache, in a request's first output; else None."""
         stats = cast("EngineCoreOutput", output).prefill_stats
@@ -73,13 +90,22 @@ class VllmBatch:
 
 
 class VllmEngine:
-    """An `EngineClient`. `model`: path, hub id or `demo`; `engine_args`: as vLLM names them."""
+    """An `EngineClient`. `model`: path, hub id or `demo`; `engine_args`: as vLLM names them.
+
+    `scheduler_args`: fields of `engine_core.settings.Settings`.
+    """
 
     def __init__(
-        self, model: str, engine_args: Mapping[str, Any], log_level: str, demo_path: Path
+        self,
+        model: str,
+        engine_args: Mapping[str, Any],
+        log_level: str,
+        demo_path: Path,
+        scheduler_args: Mapping[str, Any] | None = None,
     ) -> None:
         self._model_source = model
         self._engine_args = engine_args
+        self._scheduler_args = scheduler_args or {}
         self._log_level = log_level
         self._log = EngineLog(log_level)
         self._demo_path = demo_path
@@ -158,6 +184,7 @@ class VllmEngine:
             self._model_source,
             self._engine_args,
             self._demo_path,
+            self._scheduler_args,
             progress_bars=self._log_level in ("debug", "info"),
         )
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -232,6 +259,20 @@ class VllmEngine:
             raise EngineDead from dead
         return EngineCensus(sum(c[0] for c in counts), sum(c[1] for c in counts))
 
+    async def readers_moved(
+        self, engine_ids: Sequence[str], positions: Sequence[int]
+    ) -> SchedulerReport:
+        """Take how many tokens have been read of these. Raises `EngineDead`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            reports = await self._alive.call_utility_all_async(
+                "tokenstream_readers_moved", list(engine_ids), list(positions)
+            )
+        except EngineDeadError as dead:
+            raise EngineDead from dead
+        return _report(reports)
+
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a text, as a text prompt of it would have."""
         encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
@@ -266,6 +307,23 @@ class VllmEngine:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
+
+
+def _report(reports: Sequence[Mapping[str, Any]]) -> SchedulerReport:
+    """One report of all ranks: counts add up, of times the longest."""
+    counts = {
+        name: sum(r[name] for r in reports)
+        for name in reports[0]
+        if name not in ("shares", "decision_p99_s")
+    }
+    shares: Counter[str] = Counter()
+    for report in reports:
+        shares.update(report["shares"])
+    return SchedulerReport(
+        **counts,
+        decision_p99_s=max(r["decision_p99_s"] for r in reports),
+        shares=dict(shares),
+    )
 
 
 def _use_plain_sockets(client: "AsyncMPClient") -> None:

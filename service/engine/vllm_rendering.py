@@ -23,7 +23,7 @@ from vllm.v1.engine.detokenizer import (
 )
 from vllm.v1.engine.input_processor import InputProcessor
 
-from service.domain import GenerationRequest, SamplingOptions, TextPrompt, TokensPrompt
+from service.domain import GenerationRequest, Priority, SamplingOptions, TextPrompt, TokensPrompt
 from service.engine.byte_level import ByteLevelDecoder, ByteLevelVocabulary
 from service.engine.protocol import RenderedRequest
 from service.errors import FieldViolation, InvalidRequest
@@ -31,6 +31,8 @@ from service.stream.text import TokenDecoder
 
 # Tokens of a prompt that a decoder looks at: it needs those of one character, and its own margin.
 _PROMPT_END = 64
+
+_SAID = "tokenstream"  # where the scheduler looks for it
 
 # Ours and vLLM's names of the options that it takes as they are.
 _PLAIN_OPTIONS = (
@@ -101,7 +103,7 @@ class VllmRenderer:
         """See `EngineClient.render`."""
         field, prompt = "sampling", request.prompt
         try:
-            params = self.sampling_params(request.sampling)
+            params = self.sampling_params(request.sampling, _said(request))
             field = "text" if isinstance(prompt, TextPrompt) else "token_ids.ids"
             if isinstance(prompt, TokensPrompt):
                 # What vLLM's renderer makes of checked token ids, without its 50 µs.
@@ -128,7 +130,9 @@ class VllmRenderer:
             handle=core_request,
         )
 
-    def sampling_params(self, options: SamplingOptions) -> SamplingParams:
+    def sampling_params(
+        self, options: SamplingOptions, extra_args: dict[str, Any] | None = None
+    ) -> SamplingParams:
         """vLLM's sampling parameters: the request's own over the model's over vLLM's defaults.
 
         Stop strings stay here: the engine process does not look for them, `stream.text` does.
@@ -146,6 +150,7 @@ class VllmRenderer:
             ignore_eos=options.ignore_eos,
             skip_special_tokens=options.skip_special_tokens,
             include_stop_str_in_output=options.include_stop,
+            extra_args=extra_args,
             skip_clone=True,  # made for this request alone
         )
 
@@ -159,6 +164,20 @@ class VllmRenderer:
                 return partial(ByteLevelDecoder, vocabulary, skip_special=skip)
         end = replace(core_request, prompt_token_ids=prompt_ids[-_PROMPT_END:])
         return partial(_vllm_decoder, self._renderer.tokenizer, end)
+
+
+def _said(request: GenerationRequest) -> dict[str, Any] | None:
+    """What the scheduler is told of a request (`engine_core.settings.Said`), if there is any."""
+    said: dict[str, Any] = {}
+    if request.tenant:
+        said["tenant"] = request.tenant
+    if request.delivery.reading_rate is not None:
+        said["reading_rate"] = request.delivery.reading_rate
+    if request.deadline is not None:
+        said["deadline"] = request.deadline
+    if request.priority is not Priority.NORMAL:
+        said["priority"] = request.priority.value
+    return {_SAID: said} if said else None
 
 
 def _vllm_decoder(tokenizer: Any, core_request: EngineCoreRequest) -> TokenDecoder:

@@ -11,7 +11,9 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
+from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.engine.core import EngineCoreProc
 
 PARENT_CHECK_S = 1.0
@@ -24,9 +26,39 @@ def tokenstream_census(self: EngineCoreProc) -> tuple[int, int]:
     return running, self.scheduler.get_num_unfinished_requests() - running
 
 
+def tokenstream_readers_moved(
+    self: EngineCoreProc, request_ids: list[str], positions: list[int]
+) -> dict[str, Any]:
+    """Take how many tokens have been read of these. Returns the scheduler's report."""
+    _watch(self)
+    self.scheduler.readers_moved(request_ids, positions)
+    report: dict[str, Any] = self.scheduler.report()
+    return report
+
+
+def _watch(core: EngineCoreProc) -> None:
+    """See to it that the scheduler notices when the service has fallen silent.
+
+    An engine of which all requests wait for their readers sleeps until a message comes, and the
+    only one that could come is the service's.
+    """
+    if getattr(core, "_tokenstream_watch", None) is not None:
+        return
+
+    def watch() -> None:
+        while True:
+            time.sleep(core.scheduler.settings.silence_s / 2)
+            if core.scheduler.hears_nothing():
+                core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
+
+    core._tokenstream_watch = threading.Thread(target=watch, name="tokenstream-watch", daemon=True)
+    core._tokenstream_watch.start()
+
+
 def install() -> None:
     """Make the control methods callable; harmless when done twice."""
     EngineCoreProc.tokenstream_census = tokenstream_census
+    EngineCoreProc.tokenstream_readers_moved = tokenstream_readers_moved
 
 
 def end_with_parent() -> None:

@@ -14,6 +14,7 @@ parked runs again, and what waits comes as it is ordered. The engine never ends 
 """
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,6 +72,7 @@ class StreamScheduler(AsyncScheduler):
         self._costs = StepCosts()
         self._admissions = AdmissionRate()
         self._updated_at: float | None = None
+        self._heard_at = -math.inf
         self._look_at_step = 0
         self._most_active: int = self.max_num_active_reqs
         self.waiting: WaitingQueue[Request] = WaitingQueue(
@@ -129,6 +131,8 @@ class StreamScheduler(AsyncScheduler):
 
     def has_requests(self) -> bool:
         """See `Scheduler`. False if all that is unfinished waits for its reader."""
+        if (self._parked or self.waiting.held) and self.hears_nothing():
+            self.run_everything()
         if (
             (self._parked or self.waiting.held)
             and len(self._parked) == len(self.running)
@@ -174,7 +178,12 @@ class StreamScheduler(AsyncScheduler):
     # -- what the service tells ------------------------------------------------------------------
 
     def readers_moved(self, request_ids: Sequence[str], positions: Sequence[int]) -> None:
-        """Take notice of how many tokens readers have taken; ids that have ended are ignored."""
+        """Take notice of how many tokens readers have taken; ids that have ended are ignored.
+
+        An empty message says that the service is there; where none ever was, as under vLLM's own
+        frontends, nobody is parked.
+        """
+        self._heard_at = self.clock()
         for request_id, position in zip(request_ids, positions, strict=True):
             state = self._states.get(request_id)
             if state is None:
@@ -187,6 +196,10 @@ class StreamScheduler(AsyncScheduler):
                 if request.num_output_tokens - position <= self.settings.low_mark:
                     self._unpark(request, state, self.clock())
 
+    def hears_nothing(self) -> bool:
+        """Whether the service has been silent for too long to wait for its readers."""
+        return self.clock() - self._heard_at > self.settings.silence_s
+
     def run_everything(self) -> None:
         """Let go of all that waits for its reader, until the next look at it."""
         now = self.clock()
@@ -196,19 +209,30 @@ class StreamScheduler(AsyncScheduler):
                 self._unpark(request, state, now)
         self._look_at_step = self.current_step + self.settings.high_mark
 
-    @property
-    def parked(self) -> tuple[int, int]:
-        """Numbers of parked requests with their blocks and without."""
-        return len(self._parked), self.waiting.held
-
-    def shares(self) -> dict[str, float]:
-        """Each tenant's virtual token counter."""
-        return self._shares.counters()
+    def report(self) -> dict[str, Any]:
+        """Return how it stands: the service's `SchedulerReport`, by its fields' names."""
+        counts = self.counts
+        return {
+            "parked": len(self._parked),
+            "parked_away": self.waiting.held,
+            "parkings": counts.parkings,
+            "evicted_parked": counts.evicted_parked,
+            "preemptions": counts.preemptions,
+            "given_up": counts.given_up,
+            "recomputed_tokens": counts.recomputed_tokens,
+            "failures": counts.failures,
+            "decision_p99_s": counts.decision_p99_s(),
+            "shares": self._shares.counters(),
+        }
 
     # -- decisions -------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        if self.settings.flow_control and self.current_step >= self._look_at_step:
+        if (
+            self.current_step >= self._look_at_step
+            and self.settings.flow_control
+            and not self.hears_nothing()
+        ):
             self._park_who_is_ahead(now)
         if self._without_token:
             self._note_first_tokens(now)

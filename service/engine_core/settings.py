@@ -28,12 +28,14 @@ class Settings:
     those that are in time, until it has waited `patience_factor` times as long as it would have,
     first come first served, but at least `least_patience_s`.
 
+    `silence_s`: after so long without a word from the service nobody waits for a reader.
     `weights`: of tenants, 1 where not named.
     """
 
     flow_control: bool = True
     high_mark: int = 256
     low_mark: int = 64
+    silence_s: float = 10.0
     pacing: bool = True
     spare_s: float = 6.0
     wait_s: float = 0.1

@@ -120,6 +120,8 @@ class StreamReader:
         self._seen_at = 0.0
         self._state = _IDLE
         stream.read_by(self)
+        if stream.count:
+            stream.tell(position)
         if stream.ended:
             self.wake_for_end()
         else:
@@ -210,6 +212,8 @@ class StreamReader:
                     del tokens[:]
                     stream.first_kept = end
                 self.position = end
+                if end >= stream.tell_at:
+                    stream.tell(end)
                 delay_ms = self._delay_ms
                 if delay_ms is None:
                     delay_ms = self._grid.adaptive.delay_ms
@@ -284,6 +288,8 @@ class StreamReader:
     def _after_message(self, position: int) -> None:
         self.position = position
         stream = self.stream
+        if position >= stream.tell_at:
+            stream.tell(position)
         if position == stream.count:
             stream.all_taken()
         delay_ms = self._delay_ms

@@ -14,7 +14,9 @@ Rules:
    whoever reads, when it reads (`reader`).
 2. At most one reader at a time. The reader says at which number of tokens it wants to be woken;
    below that a push is a list append and a comparison. The end always wakes it.
-3. Bound: four bytes a token, at most the request's `max_tokens`; the engine stops there by itself,
+3. Whoever wants to know how far the reader has come is told every `tell_every` tokens, and when a
+   new reader begins further back.
+4. Bound: four bytes a token, at most the request's `max_tokens`; the engine stops there by itself,
    so it is never full. A stream that can be resumed keeps all its tokens, any other forgets those
    that its reader has taken.
 """
@@ -24,7 +26,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from service.domain import EngineFinish, FinishReason
+from service.domain import EngineAccount, EngineFinish, FinishReason
 from service.errors import ServiceError
 from service.stream.stop_strings import StopWatch
 
@@ -43,24 +45,31 @@ class Wakeable(Protocol):
 
 
 class TokenStream:
-    """See the rules above. `keep_all`: whether it can be resumed; `on_end` is called once."""
+    """See the rules above. `keep_all`: whether it can be resumed; `on_end` is called once.
+
+    `on_progress` is told the reader's position.
+    """
 
     __slots__ = (
         "_characters",
         "_clock",
         "_on_end",
+        "_on_progress",
         "_reader",
         "_stop_watch",
+        "_tell_every",
         "cached_prompt_tokens",
         "count",
         "end_came_with_token",
         "ended",
+        "engine_account",
         "failure",
         "finish",
         "first_kept",
         "first_token_at",
         "keep_all",
         "last_is_stop",
+        "tell_at",
         "tokens",
         "wake_at",
     )
@@ -72,10 +81,15 @@ class TokenStream:
         stop_watch: StopWatch | None = None,
         keep_all: bool = False,
         on_end: Callable[[], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+        tell_every: int = 0,
     ) -> None:
         self._clock = clock
         self._stop_watch = stop_watch
         self._on_end = on_end
+        self._on_progress = on_progress
+        self._tell_every = tell_every
+        self.tell_at = NEVER if on_progress is None else tell_every
         self._reader: Wakeable | None = None
         self._characters: int | None = None
         self.keep_all = keep_all
@@ -89,6 +103,7 @@ class TokenStream:
         self.ended = False  # more may still wait to be read
         self.finish: EngineFinish | None = None
         self.failure: ServiceError | None = None
+        self.engine_account: EngineAccount | None = None
         # Of the end: whether it came with the last token, and that token is no text.
         self.end_came_with_token = False
         self.last_is_stop = False
@@ -151,6 +166,12 @@ class TokenStream:
         self.failure = failure
         self._end()
         return True
+
+    def tell(self, position: int) -> None:
+        """Let it be known how many tokens the reader has taken."""
+        if self._on_progress is not None and not self.ended:
+            self.tell_at = position + self._tell_every
+            self._on_progress(position)
 
     def all_taken(self) -> None:
         """Forget the tokens, unless the stream can be resumed."""

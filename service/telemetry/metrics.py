@@ -1,8 +1,12 @@
 """The service's metrics, for Prometheus."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.domain import SchedulerReport
 from service.telemetry.outcomes import Outcome
+from service.telemetry.scheduler_metrics import SchedulerMetrics
 
 
 class StreamMetrics:
@@ -60,6 +64,16 @@ class StreamMetrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=self.registry,
         )
+
+        self.tokens_ahead = Gauge(
+            "tokenstream_tokens_ahead_of_readers",
+            "Decoded tokens that readers have not taken, over all running streams.",
+            registry=self.registry,
+        )
+
+    def watch_scheduler(self, report: Callable[[], SchedulerReport]) -> None:
+        """Let the engine scheduler's figures be metrics too."""
+        self.registry.register(SchedulerMetrics(report))
 
     def count(self, outcome: Outcome) -> int:
         """How many requests ended so."""

@@ -14,6 +14,7 @@ from service.domain import (
     GenerationRequest,
     ModelCard,
     OnDisconnect,
+    Priority,
     Prompt,
     SamplingOptions,
     Started,
@@ -37,6 +38,13 @@ _ON_DISCONNECT = {
     generation_pb2.ON_DISCONNECT_DETACH: OnDisconnect.DETACH,
 }
 
+_PRIORITIES = {
+    generation_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    generation_pb2.PRIORITY_LOW: Priority.LOW,
+    generation_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    generation_pb2.PRIORITY_HIGH: Priority.HIGH,
+}
+
 _DELIVERY = DeliveryOptions()
 
 # A repeated field has a length, not a presence.
@@ -56,6 +64,7 @@ def to_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
         delivery=to_delivery(message.stream) if message.HasField("stream") else _DELIVERY,
         client_request_id=message.client_request_id,
         size_bytes=message.ByteSize(),
+        priority=_PRIORITIES.get(message.priority, Priority.UNKNOWN),
     )
 
 
@@ -80,6 +89,9 @@ def to_delivery(options: generation_pb2.StreamOptions) -> DeliveryOptions:
         credit=options.credit if has("credit") else None,
         on_disconnect=_ON_DISCONNECT.get(options.on_disconnect, OnDisconnect.UNKNOWN),
         time_to_live_s=options.time_to_live_ms / 1000 if has("time_to_live_ms") else None,
+        reading_rate=(
+            options.reading_tokens_per_second if has("reading_tokens_per_second") else None
+        ),
     )
 
 
@@ -125,6 +137,14 @@ def from_finished(event: Finished) -> generation_pb2.Finished:
     )
     if event.timings.time_to_first_token_s is not None:
         message.timings.time_to_first_token.CopyFrom(_duration(event.timings.time_to_first_token_s))
+    account = event.timings.engine
+    if account is not None:
+        engine = message.timings.engine
+        engine.queued.CopyFrom(_duration(account.queued_s))
+        engine.prefill.CopyFrom(_duration(account.prefill_s))
+        engine.decode.CopyFrom(_duration(account.decode_s))
+        engine.parked.CopyFrom(_duration(account.parked_s))
+        engine.preemptions = account.preemptions
     match event.finish.matched:
         case str(string):
             message.stop_string = string

@@ -11,6 +11,7 @@ from service.domain import (
     GenerationRequest,
     ModelCard,
     OnDisconnect,
+    Priority,
     Prompt,
     SamplingOptions,
     TextPrompt,
@@ -159,6 +160,12 @@ def test_every_bad_stop_string_is_named_by_its_place() -> None:
         (DeliveryOptions(max_tokens_per_message=1025), ["stream.max_tokens_per_message"]),
         (DeliveryOptions(credit=0), []),
         (DeliveryOptions(credit=2**32 - 1), []),
+        (DeliveryOptions(reading_rate=0.1), []),
+        (DeliveryOptions(reading_rate=10_000.0), []),
+        (DeliveryOptions(reading_rate=0.0), ["stream.reading_tokens_per_second"]),
+        (DeliveryOptions(reading_rate=10_001.0), ["stream.reading_tokens_per_second"]),
+        (DeliveryOptions(reading_rate=math.nan), ["stream.reading_tokens_per_second"]),
+        (DeliveryOptions(reading_rate=math.inf), ["stream.reading_tokens_per_second"]),
         (DETACHED, []),
         (DeliveryOptions(on_disconnect=OnDisconnect.END), []),
         (DeliveryOptions(on_disconnect=OnDisconnect.UNKNOWN), ["stream.on_disconnect"]),
@@ -292,6 +299,11 @@ def test_a_prompt_that_leaves_no_room_does_not_fit_whatever_is_asked_for(
         validation.check_fits(prompt_tokens, GenerationRequest(TextPrompt("x")), MODEL)
     with pytest.raises(InvalidRequest, match=r"^token_ids\.ids: "):
         validation.check_fits(prompt_tokens, GenerationRequest(TokensPrompt((1,))), MODEL)
+
+
+def test_a_priority_that_is_newer_than_the_service_is_refused() -> None:
+    assert bad_fields(GenerationRequest(TextPrompt("x"), priority=Priority.HIGH)) == []
+    assert bad_fields(GenerationRequest(TextPrompt("x"), priority=Priority.UNKNOWN)) == ["priority"]
 
 
 def test_without_a_tokenizer_only_token_ids_go_in_and_no_stop_strings() -> None:

@@ -10,7 +10,7 @@ from tokenstream_client.requests import generate_request
 
 
 def test_the_options_are_the_contracts_fields() -> None:
-    fields = {"model", "client_request_id"}
+    fields = {"model", "client_request_id", "priority"}
     fields |= {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields}
     fields |= {field.name for field in pb.StreamOptions.DESCRIPTOR.fields}
     fields -= {"credit"}  # the client's own business: ClientOptions.window_tokens
@@ -39,6 +39,8 @@ def test_every_option_lands_in_its_field() -> None:
         stop=["a", "b"],
         stop_token_ids=(7,),
         seed=2**62,
+        priority="high",
+        reading_tokens_per_second=4.5,
         max_delay_ms=0,
         max_tokens_per_message=3,
         on_disconnect="detach",
@@ -52,9 +54,11 @@ def test_every_option_lands_in_its_field() -> None:
         stream=pb.StreamOptions(
             max_delay_ms=0,
             max_tokens_per_message=3,
+            reading_tokens_per_second=4.5,
             on_disconnect=pb.ON_DISCONNECT_DETACH,
             time_to_live_ms=1500,
         ),
+        priority=pb.PRIORITY_HIGH,
     )
 
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.demux.router import Routed, Router
-from service.domain import EngineFinish, FinishReason
+from service.domain import EngineAccount, EngineFinish, EngineOutput, FinishReason
 from service.engine.scripted import ScriptedBatch, ScriptedOutput
-from service.errors import EngineDead, RequestFailed, ServiceStopping
+from service.errors import DeadlineExceeded, EngineDead, RequestFailed, ServiceStopping
 from tests.demux.scripted_source import (
     BrokenDecoder,
     batch,
@@ -50,6 +50,46 @@ def test_every_token_is_routed_or_counted_as_lost(
     sent = [(i, len(ids)) for step in steps for i, ids in step]
     assert router.counts.tokens_for_nobody == sum(n for i, n in sent if i == "x")
     assert router.counts.tokens_routed == sum(n for i, n in sent if i != "x")
+
+
+class GaveUp(ScriptedBatch):
+    """An engine's batch in which a request was ended for its deadline."""
+
+    def explain(self, output: EngineOutput) -> EngineFinish | None:
+        return None
+
+    def given_up(self, output: EngineOutput) -> bool:
+        return output.request_id == "late"
+
+
+async def test_a_request_that_the_engine_gives_up_for_its_deadline_ends_with_that() -> None:
+    router, late, broken = Router(), new_stream(), new_stream()
+    router.add("late", late)
+    router.add("broken", broken)
+    routed = router.route(GaveUp([ended("late"), ended("broken")]))
+    assert isinstance(late.failure, DeadlineExceeded)
+    assert isinstance(broken.failure, RequestFailed)
+    assert routed.stop == []
+    assert [engine_id for engine_id, _ in routed.failures] == ["broken"]
+
+
+class Accounted(ScriptedBatch):
+    """A batch of an engine that tells where the time went."""
+
+    def account(self, output: EngineOutput) -> EngineAccount | None:
+        return ACCOUNT
+
+
+ACCOUNT = EngineAccount(1.0, 2.0, 3.0, 4.0, 5)
+
+
+async def test_the_engines_account_of_a_request_comes_with_its_end() -> None:
+    router, stream = Router(), new_stream()
+    router.add("a", stream)
+    router.route(Accounted([tokens("a", "1")]))
+    assert stream.engine_account is None
+    router.route(Accounted([ended("a")]))
+    assert stream.engine_account == ACCOUNT
 
 
 class CountingDict(dict[str, Any]):

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 import demo_model
-from service.domain import GenerationRequest, SamplingOptions, TextPrompt, TokensPrompt
+from service.domain import (
+    DeliveryOptions,
+    GenerationRequest,
+    Priority,
+    SamplingOptions,
+    TextPrompt,
+    TokensPrompt,
+)
 from service.engine.byte_level import ByteLevelDecoder
 from service.engine.vllm_args import engine_arguments, prepare_environment
 from service.errors import InvalidRequest
@@ -89,6 +96,27 @@ def test_token_ids_are_submitted_as_vllms_own_path_would_field_for_field(
     assert fields_of(ours.handle) == fields_of(theirs)
     assert ours.prompt_token_count == len(prompt)
     assert abs(ours.handle.arrival_time - theirs.arrival_time) < 60
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (GenerationRequest(TokensPrompt([5])), None),
+        (GenerationRequest(TokensPrompt([5]), tenant="t"), {"tenant": "t"}),
+        (GenerationRequest(TokensPrompt([5]), deadline=12.5), {"deadline": 12.5}),
+        (GenerationRequest(TokensPrompt([5]), priority=Priority.LOW), {"priority": -1}),
+        (
+            GenerationRequest(TokensPrompt([5]), delivery=DeliveryOptions(reading_rate=4.8)),
+            {"reading_rate": 4.8},
+        ),
+    ],
+)
+def test_the_scheduler_is_told_what_the_caller_said_and_nothing_where_there_is_nothing(
+    parts: tuple[Any, Any], request_: GenerationRequest, said: dict[str, Any] | None
+) -> None:
+    rendered = asyncio.run(parts[0].render("id", request_))
+    wanted = None if said is None else {"tokenstream": said}
+    assert rendered.handle.sampling_params.extra_args == wanted
 
 
 def test_a_text_is_the_tokens_that_it_is_tokenized_to(parts: tuple[Any, Any]) -> None:

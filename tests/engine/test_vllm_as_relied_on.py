@@ -76,6 +76,13 @@ def test_every_name_that_vllm_has_is_accepted_and_wins_over_ours() -> None:
     assert engine_arguments("demo", given, Path("/demo")) == given | {"model": "/demo"}
 
 
+def test_the_schedulers_settings_travel_beside_what_else_is_in_additional_config() -> None:
+    extra = {"additional_config": {"mine": 1}}
+    arguments = engine_arguments("demo", extra, Path("/demo"), {"high_mark": 9})
+    assert arguments["additional_config"] == {"mine": 1, "tokenstream": {"high_mark": 9}}
+    assert extra == {"additional_config": {"mine": 1}}
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("max_modl_len", "max_model_len"), ("tensor-parallel-size", "tensor_parallel_size")],

@@ -8,6 +8,7 @@ from dataclasses import replace
 from service.admission.gate import Gate
 from service.demux.demultiplexer import Demultiplexer
 from service.demux.flush_timer import FlushTimer
+from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
 from service.domain import (
     DeliveryOptions,
@@ -50,6 +51,7 @@ class Parts:
             self.grid,
             self.metrics,
             Limits(max_request_bytes=1000, detached_ttl_s=5.0, max_detached_ttl_s=20.0),
+            ReaderProgress(engine),
             now,
         )
         self.gate.open()

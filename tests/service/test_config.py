@@ -55,6 +55,9 @@ def test_the_environment_sets_what_is_not_given(monkeypatch: pytest.MonkeyPatch)
         ("log_format", "xml"),
         ("log_level", "loud"),
         ("engine_args", "[]"),
+        ("scheduler_args", "[]"),
+        ("high_mark", 1),
+        ("low_mark", -1),
         ("no_such_setting", 1),
     ],
 )
@@ -62,6 +65,30 @@ def test_a_bad_value_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationError) as refused:
         ServiceSettings(**{name: value})  # type: ignore[arg-type]
     assert refused.value.errors()[0]["loc"] == (name,)
+
+
+def test_the_low_mark_must_be_below_the_high_one() -> None:
+    with pytest.raises(ValidationError, match="--low-mark 64 must be below --high-mark 64"):
+        ServiceSettings(high_mark=64, low_mark=64)
+
+
+@pytest.mark.parametrize("weight", [0, -1, "nan", "inf"])
+def test_a_tenants_weight_must_be_above_0(weight: object) -> None:
+    with pytest.raises(ValidationError):
+        ServiceSettings(tenant_weights={"a": weight})
+
+
+def test_the_scheduler_is_told_the_marks_the_weights_and_whatever_else_is_set() -> None:
+    settings = ServiceSettings(
+        high_mark=100, low_mark=20, tenant_weights={"a": 2}, scheduler_args={"pacing": False}
+    )
+    assert settings.scheduler_settings == {
+        "pacing": False,
+        "high_mark": 100,
+        "low_mark": 20,
+        "weights": {"a": 2.0},
+    }
+    assert settings.tell_every == 40
 
 
 @pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:50051", "[::1]:65535"])

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from service.domain import (
     DeliveryOptions,
     Delta,
+    EngineAccount,
     EngineFinish,
     Event,
     Finished,
@@ -15,6 +16,7 @@ from service.domain import (
     GenerationRequest,
     ModelCard,
     OnDisconnect,
+    Priority,
     SamplingOptions,
     Started,
     TextPrompt,
@@ -122,6 +124,7 @@ def test_the_rest_of_a_request_is_carried_over() -> None:
         (pb.StreamOptions(max_tokens_per_message=7), DeliveryOptions(max_tokens_per_message=7)),
         (pb.StreamOptions(credit=0), DeliveryOptions(credit=0)),
         (pb.StreamOptions(credit=9), DeliveryOptions(credit=9)),
+        (pb.StreamOptions(reading_tokens_per_second=4.5), DeliveryOptions(reading_rate=4.5)),
         (pb.StreamOptions(time_to_live_ms=0), DeliveryOptions(time_to_live_s=0.0)),
         (pb.StreamOptions(time_to_live_ms=1500), DeliveryOptions(time_to_live_s=1.5)),
         (pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_UNSPECIFIED), DeliveryOptions()),
@@ -152,10 +155,12 @@ def test_all_fields_of_the_contracts_options_are_known_here() -> None:
         "max_tokens_per_message",
         "on_disconnect",
         "credit",
+        "reading_tokens_per_second",
         "time_to_live_ms",
     ]
     assert {f.name for f in pb.GenerateRequest.DESCRIPTOR.fields} == {
         "model",
+        "priority",
         "text",
         "token_ids",
         "sampling",
@@ -207,6 +212,30 @@ def test_a_finished_event() -> None:
     assert message.usage == pb.Usage(prompt_tokens=3, completion_tokens=2, cached_prompt_tokens=1)
     assert message.timings.total.ToMilliseconds() == 1250
     assert message.timings.time_to_first_token.ToMilliseconds() == 500
+
+
+def test_the_engines_account_is_part_of_the_timings_where_there_is_one() -> None:
+    assert not finished(EngineFinish(FinishReason.CANCELLED)).timings.HasField("engine")
+    timings = Timings(0.5, 1.25, EngineAccount(0.1, 0.2, 0.3, 0.4, 5))
+    event = Finished(EngineFinish(FinishReason.LENGTH), Usage(3, 2, 1), timings)
+    account = generate_response(event).finished.timings.engine
+    parts = (account.queued, account.prefill, account.decode, account.parked)
+    assert [part.ToMilliseconds() for part in parts] == [100, 200, 300, 400]
+    assert account.preemptions == 5
+
+
+@pytest.mark.parametrize(
+    ("wire", "own"),
+    [
+        (pb.PRIORITY_UNSPECIFIED, Priority.NORMAL),
+        (pb.PRIORITY_LOW, Priority.LOW),
+        (pb.PRIORITY_NORMAL, Priority.NORMAL),
+        (pb.PRIORITY_HIGH, Priority.HIGH),
+        (77, Priority.UNKNOWN),
+    ],
+)
+def test_a_priority_reaches_the_domain(wire: Any, own: Priority) -> None:
+    assert to_request(pb.GenerateRequest(priority=wire)).priority is own
 
 
 def test_a_finished_event_without_a_token_has_no_time_to_it() -> None:

@@ -23,6 +23,7 @@ from tokenstream_client.errors import (
 )
 from tokenstream_client.events import (
     Delta,
+    EngineAccount,
     Event,
     Finished,
     FinishReason,
@@ -46,6 +47,7 @@ __all__ = [
     "ClientOptions",
     "DeadlineExceeded",
     "Delta",
+    "EngineAccount",
     "Event",
     "FieldViolation",
     "FinishReason",

@@ -69,6 +69,24 @@ class Timings:
     time_to_first_token: float | None
     """None if no token came."""
     total: float
+    engine: "EngineAccount | None" = None
+    """Where the time in the engine went; None if it did not end the answer by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccount:
+    """What became of a request inside the engine, in seconds."""
+
+    queued: float
+    """Until it was first given a place."""
+    prefill: float
+    """From there to its first token."""
+    decode: float
+    """From there to its end, without `parked`."""
+    parked: float
+    """Waiting for its reader."""
+    preemptions: int
+    """How often it lost its place and had to be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +161,18 @@ def finished_from_message(finished: pb.Finished) -> Finished:
             if timings.HasField("time_to_first_token")
             else None,
             total=_seconds(timings.total),
+            engine=_account(timings.engine) if timings.HasField("engine") else None,
         ),
+    )
+
+
+def _account(account: pb.EngineAccount) -> EngineAccount:
+    return EngineAccount(
+        queued=_seconds(account.queued),
+        prefill=_seconds(account.prefill),
+        decode=_seconds(account.decode),
+        parked=_seconds(account.parked),
+        preemptions=account.preemptions,
     )
 
 

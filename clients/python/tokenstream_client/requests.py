@@ -15,6 +15,7 @@ from tokenstream.v1 import model_pb2
 from tokenstream_client.errors import FieldViolation, InvalidRequest
 
 OnDisconnect = Literal["end", "detach"]
+Priority = Literal["low", "normal", "high"]
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -58,7 +59,12 @@ class GenerateOptions(TypedDict, total=False):
     """Whether special tokens are left out of the text. Default true."""
     include_stop: bool | None
     """Whether the text includes the stop string or token that ended it. Default false."""
+    priority: Priority | None
+    """Before all others ("high"), or when nobody else waits ("low"). Default "normal"."""
 
+    reading_tokens_per_second: float | None
+    """How fast the answer is read, above 0 and up to 10000; people read about 4.8. While requests
+    compete, one whose reader has text for long may wait. Default: as fast as it comes."""
     max_delay_ms: int | None
     """Longest time that a token after the first may wait for company, 0 to 1000 ms. Default 0."""
     max_tokens_per_message: int | None
@@ -79,16 +85,24 @@ _WANTED: Final = {
     FieldDescriptor.TYPE_UINT32: "an integer from 0 to 4294967295",
     FieldDescriptor.TYPE_INT64: "an integer from -2^63 to 2^63-1",
     FieldDescriptor.TYPE_DOUBLE: "a number",
+    FieldDescriptor.TYPE_FLOAT: "a number",
     FieldDescriptor.TYPE_BOOL: "true or false",
     FieldDescriptor.TYPE_STRING: "text without lone surrogates",
 }
 
 _TOP_FIELDS: Final = ("model", "client_request_id")
 _SAMPLING_FIELDS: Final = tuple(field.name for field in pb.SamplingOptions.DESCRIPTOR.fields)
-_STREAM_FIELDS: Final = ("max_delay_ms", "max_tokens_per_message")
-_ON_DISCONNECT: Final = {
-    "end": pb.ON_DISCONNECT_END,
-    "detach": pb.ON_DISCONNECT_DETACH,
+_STREAM_FIELDS: Final = ("max_delay_ms", "max_tokens_per_message", "reading_tokens_per_second")
+_CHOICES: Final[dict[str, dict[str, int]]] = {
+    "on_disconnect": {
+        "end": pb.ON_DISCONNECT_END,
+        "detach": pb.ON_DISCONNECT_DETACH,
+    },
+    "priority": {
+        "low": pb.PRIORITY_LOW,
+        "normal": pb.PRIORITY_NORMAL,
+        "high": pb.PRIORITY_HIGH,
+    },
 }
 _LONGEST_TIME_TO_LIVE_S: Final = 1_000_000
 
@@ -123,6 +137,8 @@ def generate_request(
     for name in _STREAM_FIELDS:
         if name in values:
             writer.put(request.stream, "stream.", name, values.pop(name))
+    if "priority" in values:
+        writer.choose(request, "", "priority", values.pop("priority"))
     if "on_disconnect" in values:
         writer.choose(request.stream, "stream.", "on_disconnect", values.pop("on_disconnect"))
     if "time_to_live" in values:
@@ -210,10 +226,12 @@ class _Writer:
             self._violations.append(FieldViolation(prefix + name, f"must be {article}{wanted}"))
 
     def choose(self, message: Message, prefix: str, name: str, value: object) -> None:
-        if isinstance(value, str) and value in _ON_DISCONNECT:
-            setattr(message, name, _ON_DISCONNECT[value])
+        choices = _CHOICES[name]
+        if isinstance(value, str) and value in choices:
+            setattr(message, name, choices[value])
         else:
-            self._violations.append(FieldViolation(prefix + name, 'must be "end" or "detach"'))
+            wanted = " or ".join(f'"{choice}"' for choice in choices)
+            self._violations.append(FieldViolation(prefix + name, f"must be {wanted}"))
 
     def seconds(self, message: Message, prefix: str, name: str, value: object) -> None:
         fits = isinstance(value, int | float) and 0 < value <= _LONGEST_TIME_TO_LIVE_S

@@ -21,6 +21,33 @@ else:
 
 DESCRIPTOR: descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Not said."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """For work that nobody waits for."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The usual."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Before all others."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Classes of requests."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Not said."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""For work that nobody waits for."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The usual."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""Before all others."""
+
 class _OnDisconnect:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -132,6 +159,7 @@ class GenerateRequest(message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     STREAM_FIELD_NUMBER: builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model's id, as ListModels names it. Empty: the model that the service
     serves. An unknown one is NOT_FOUND.
@@ -143,6 +171,10 @@ class GenerateRequest(message.Message):
     client_request_id: builtins.str
     """The caller's own name for this request, copied to Started and to the
     service's log. At most 128 characters. It identifies nothing.
+    """
+    priority: Priority.ValueType
+    """Requests of a higher class are let into the engine before those of a
+    lower one, whatever else is weighed. Unspecified: PRIORITY_NORMAL.
     """
     @builtins.property
     def token_ids(self) -> TokenIds:
@@ -165,10 +197,11 @@ class GenerateRequest(message.Message):
         sampling: SamplingOptions | None = ...,
         stream: StreamOptions | None = ...,
         client_request_id: builtins.str = ...,
+        priority: Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["client_request_id", b"client_request_id", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["client_request_id", b"client_request_id", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = typing.Literal["text", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -347,7 +380,6 @@ class SamplingOptions(message.Message):
 class StreamOptions(message.Message):
     """How tokens are delivered. The first token is always delivered at once, and
     whatever is decoded while a message is on its way is merged into the next.
-    Number 5 is kept for reading_tokens_per_second.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -356,6 +388,7 @@ class StreamOptions(message.Message):
     MAX_TOKENS_PER_MESSAGE_FIELD_NUMBER: builtins.int
     ON_DISCONNECT_FIELD_NUMBER: builtins.int
     CREDIT_FIELD_NUMBER: builtins.int
+    READING_TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
     TIME_TO_LIVE_MS_FIELD_NUMBER: builtins.int
     max_delay_ms: builtins.int
     """Longest time in milliseconds that a token after the first may wait for
@@ -376,6 +409,12 @@ class StreamOptions(message.Message):
     SessionCredit, from the first index that is read. Unset: no limit by
     credit. 0 is a value.
     """
+    reading_tokens_per_second: builtins.float
+    """How fast the reader reads, in tokens a second, above 0 and at most 10000;
+    people read about 4.8 and listen at 3.3. While requests compete for the
+    engine, one whose reader has text for many seconds may wait for one whose
+    reader has none. Unset: as fast as it comes.
+    """
     time_to_live_ms: builtins.int
     """With ON_DISCONNECT_DETACH: how long in milliseconds the stream waits for
     a reader to come back, and how long it can be read again after its end.
@@ -388,11 +427,12 @@ class StreamOptions(message.Message):
         max_tokens_per_message: builtins.int | None = ...,
         on_disconnect: OnDisconnect.ValueType = ...,
         credit: builtins.int | None = ...,
+        reading_tokens_per_second: builtins.float | None = ...,
         time_to_live_ms: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_reading_tokens_per_second", b"_reading_tokens_per_second", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "reading_tokens_per_second", b"reading_tokens_per_second", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "on_disconnect", b"on_disconnect", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_credit", b"_credit", "_max_delay_ms", b"_max_delay_ms", "_max_tokens_per_message", b"_max_tokens_per_message", "_reading_tokens_per_second", b"_reading_tokens_per_second", "_time_to_live_ms", b"_time_to_live_ms", "credit", b"credit", "max_delay_ms", b"max_delay_ms", "max_tokens_per_message", b"max_tokens_per_message", "on_disconnect", b"on_disconnect", "reading_tokens_per_second", b"reading_tokens_per_second", "time_to_live_ms", b"time_to_live_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__credit: _TypeAlias = typing.Literal["credit"]  # noqa: Y015
     _WhichOneofArgType__credit: _TypeAlias = typing.Literal["_credit", b"_credit"]  # noqa: Y015
@@ -400,6 +440,8 @@ class StreamOptions(message.Message):
     _WhichOneofArgType__max_delay_ms: _TypeAlias = typing.Literal["_max_delay_ms", b"_max_delay_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens_per_message: _TypeAlias = typing.Literal["max_tokens_per_message"]  # noqa: Y015
     _WhichOneofArgType__max_tokens_per_message: _TypeAlias = typing.Literal["_max_tokens_per_message", b"_max_tokens_per_message"]  # noqa: Y015
+    _WhichOneofReturnType__reading_tokens_per_second: _TypeAlias = typing.Literal["reading_tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__reading_tokens_per_second: _TypeAlias = typing.Literal["_reading_tokens_per_second", b"_reading_tokens_per_second"]  # noqa: Y015
     _WhichOneofReturnType__time_to_live_ms: _TypeAlias = typing.Literal["time_to_live_ms"]  # noqa: Y015
     _WhichOneofArgType__time_to_live_ms: _TypeAlias = typing.Literal["_time_to_live_ms", b"_time_to_live_ms"]  # noqa: Y015
     @typing.overload
@@ -408,6 +450,8 @@ class StreamOptions(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_delay_ms) -> _WhichOneofReturnType__max_delay_ms | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens_per_message) -> _WhichOneofReturnType__max_tokens_per_message | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reading_tokens_per_second) -> _WhichOneofReturnType__reading_tokens_per_second | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_live_ms) -> _WhichOneofReturnType__time_to_live_ms | None: ...
 
@@ -603,6 +647,7 @@ class Timings(message.Message):
 
     TIME_TO_FIRST_TOKEN_FIELD_NUMBER: builtins.int
     TOTAL_FIELD_NUMBER: builtins.int
+    ENGINE_FIELD_NUMBER: builtins.int
     @builtins.property
     def time_to_first_token(self) -> duration_pb2.Duration:
         """From the request's arrival to its first token. Unset if none came."""
@@ -611,15 +656,68 @@ class Timings(message.Message):
     def total(self) -> duration_pb2.Duration:
         """From the request's arrival to its end."""
 
+    @builtins.property
+    def engine(self) -> EngineAccount:
+        """Where the time in the engine went. Unset if the engine did not end the
+        generation by itself, as with a stop string or a cancel.
+        """
+
     def __init__(
         self,
         *,
         time_to_first_token: duration_pb2.Duration | None = ...,
         total: duration_pb2.Duration | None = ...,
+        engine: EngineAccount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["engine", b"engine", "time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["engine", b"engine", "time_to_first_token", b"time_to_first_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EngineAccount(message.Message):
+    """What became of a request inside the engine."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    QUEUED_FIELD_NUMBER: builtins.int
+    PREFILL_FIELD_NUMBER: builtins.int
+    DECODE_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
+    PREEMPTIONS_FIELD_NUMBER: builtins.int
+    preemptions: builtins.int
+    """How often it lost its place and had to be computed again."""
+    @builtins.property
+    def queued(self) -> duration_pb2.Duration:
+        """Until it was first given a place."""
+
+    @builtins.property
+    def prefill(self) -> duration_pb2.Duration:
+        """From there to its first token."""
+
+    @builtins.property
+    def decode(self) -> duration_pb2.Duration:
+        """From there to its end, without what follows. Time without a place after
+        a preemption is part of it.
+        """
+
+    @builtins.property
+    def parked(self) -> duration_pb2.Duration:
+        """Waiting for its reader."""
+
+    def __init__(
+        self,
+        *,
+        queued: duration_pb2.Duration | None = ...,
+        prefill: duration_pb2.Duration | None = ...,
+        decode: duration_pb2.Duration | None = ...,
+        parked: duration_pb2.Duration | None = ...,
+        preemptions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["decode", b"decode", "parked", b"parked", "prefill", b"prefill", "queued", b"queued"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decode", b"decode", "parked", b"parked", "preemptions", b"preemptions", "prefill", b"prefill", "queued", b"queued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

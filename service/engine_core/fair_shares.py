@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 PROMPT_WEIGHT = 1.0
 OUTPUT_WEIGHT = 2.0
+OVER_SERVED = 4096.0  # about 2,000 decoded tokens, for a weight of 1
 
 
 class FairShares:
@@ -43,6 +44,13 @@ class FairShares:
     def counters(self) -> dict[str, float]:
         """All of them."""
         return dict(self._counters)
+
+    def is_over_served(self, tenant: str) -> bool:
+        """Whether another tenant with requests has had less by more than a large request costs."""
+        if not self.contended:
+            return False
+        least = min(self._counters[t] for t in self._requests)
+        return self.counter(tenant) - least > OVER_SERVED
 
     def arrive(self, tenant: str) -> None:
         """Take notice of a request."""

@@ -72,7 +72,9 @@ class WaitingQueue(Generic[R]):
     def begin_step(self, now: float, spare_tokens: int) -> None:
         """Let what is next be worked out anew.
 
-        `spare_tokens`: room for those whose readers have time; the rest is kept for arrivals.
+        `spare_tokens`: room for those whose readers have time, and for tenants that have had more
+        than others with requests; the rest is kept for arrivals. Of such tenants one request is
+        let in at a time, so that no step is long with their prefill when another's comes.
         """
         self._now = now
         self._next = None
@@ -187,6 +189,11 @@ class WaitingQueue(Generic[R]):
         for (priority, tenant), lane in self._lanes.items():
             request = self._first_of(lane)
             if request is None:
+                continue
+            if (
+                self._shares.is_over_served(tenant)
+                and (self.taken or request.num_tokens > self._spare_tokens)
+            ):
                 continue
             key = (-priority, self._shares.counter(tenant))
             if best_key is None or key < best_key:

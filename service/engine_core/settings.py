@@ -45,7 +45,7 @@ class Settings:
     recompute_share: float = 0.02
     recompute_reserve_s: float = 2.0
     patience_s: float = 1.0
-    patience_factor: float = 1.8
+    patience_factor: float = 1.7
     least_patience_s: float = 20.0
     fair_shares: bool = True
     weights: Mapping[str, float] = field(default_factory=dict)

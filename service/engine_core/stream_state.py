@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from service.engine_core.settings import Said
 
 
+UNDECLARED_TARGET = 4.0  # times as long as for one that declared its rate
+
+
 @dataclass(slots=True)
 class StreamState:
     """One request and its reader.
@@ -34,8 +37,12 @@ class StreamState:
     charged: int = 0  # decoded tokens that its tenant was charged for
 
     def due_at(self) -> float:
-        """When its first token is due: at its target, or at its deadline if that is sooner."""
-        target = self.arrived + self.said.first_token_target_s
+        """When its first token is due: at its target, or at its deadline if that is sooner.
+
+        For a reader that declared no rate the target is further off: it measures throughput.
+        """
+        factor = 1.0 if self.said.reading_rate else UNDECLARED_TARGET
+        target = self.arrived + factor * self.said.first_token_target_s
         deadline = self.said.deadline
         return target if deadline is None else min(target, deadline)
 

@@ -7,10 +7,10 @@ Order, from the first to the last criterion:
 
 1. priority class, higher ones first;
 2. the tenant that has had least for its weight (`fair_shares`);
-3. of one tenant: those evicted whose reader is about to run dry, or that have been away for long;
-   the oldest of those whose patience has ended; those whose first token can still come in time,
-   the one that is due first first; of those that are late already the newest, which has lost
-   least; those evicted whose reader has time, if there is spare room.
+3. of one tenant: those evicted whose reader is about to run dry; the oldest of those whose
+   patience has ended; those whose first token can still come in time, the one that is due first
+   first; those that have been away for long; of those that are late already the newest, which
+   has lost least; those evicted whose reader has time, if there is spare room.
 
 Held requests (`hold`) are in it, and are not next. Bound: the admitted requests.
 """
@@ -44,7 +44,9 @@ class _Lane(Generic[R]):
 
     fresh: list[Entry[R]] = field(default_factory=list)  # a heap, by when the first token is due
     late: list[Entry[R]] = field(default_factory=list)  # sorted by arrival
-    returning: list[Entry[R]] = field(default_factory=list)  # a heap, by when it has to come back
+    # Those evicted: heaps by when their reader is about to run dry, and by when they were evicted.
+    returning: list[Entry[R]] = field(default_factory=list)
+    away: list[Entry[R]] = field(default_factory=list)
 
 
 class WaitingQueue(Generic[R]):
@@ -190,9 +192,8 @@ class WaitingQueue(Generic[R]):
             request = self._first_of(lane)
             if request is None:
                 continue
-            if (
-                self._shares.is_over_served(tenant)
-                and (self.taken or request.num_tokens > self._spare_tokens)
+            if self._shares.is_over_served(tenant) and (
+                self.taken or request.num_tokens > self._spare_tokens
             ):
                 continue
             key = (-priority, self._shares.counter(tenant))
@@ -209,6 +210,8 @@ class WaitingQueue(Generic[R]):
             return late[0][2]
         if fresh:
             return fresh[0][2]
+        if returning and self._now - lane.away[0][0] > self._settings.most_away_s:
+            return lane.away[0][2]
         if late:
             return late[-1][2]
         if returning and returning[0][2].num_tokens <= self._spare_tokens:
@@ -233,7 +236,7 @@ class WaitingQueue(Generic[R]):
         lane.late.insert(bisect_left(lane.late, entry[:2], key=lambda e: e[:2]), entry)
 
     def _enter(self, request: R) -> None:
-        state, settings = self._state_of(request.request_id), self._settings
+        state = self._state_of(request.request_id)
         said = state.said
         key = (said.priority, said.tenant)
         lane = self._lanes.get(key)
@@ -245,27 +248,41 @@ class WaitingQueue(Generic[R]):
             # Among those that are due together the one that came first is first.
             heapq.heappush(lane.fresh, (state.due_at(), self._number, request))
             return
-        back_at = min(
-            state.runs_dry_at() - settings.return_s, state.evicted_at + settings.most_away_s
-        )
+        back_at = state.runs_dry_at() - self._settings.return_s
         heapq.heappush(lane.returning, (back_at, self._number, request))
+        heapq.heappush(lane.away, (state.evicted_at, self._number, request))
 
     def _leave_lane(self, request: R) -> None:
         lane = self._lane_of.pop(request.request_id)
         if lane.late and lane.late[-1][2] is request:
             lane.late.pop()
             return
-        for heap in (lane.fresh, lane.returning):
-            if heap and heap[0][2] is request:
-                heapq.heappop(heap)
-                return
-        for entries in (lane.late, lane.fresh, lane.returning):
-            for index, entry in enumerate(entries):
-                if entry[2] is request:
-                    del entries[index]
-                    if entries is not lane.late:
-                        heapq.heapify(entries)
-                    return
+        if _take(lane.fresh, request):
+            return
+        if _take(lane.returning, request):
+            _take(lane.away, request)
+            return
+        index = _index(lane.late, request)
+        assert index is not None
+        del lane.late[index]
+
+
+def _take(heap: list[Entry[R]], request: R) -> bool:
+    """Take a request out of a heap; False if it is not in."""
+    if heap and heap[0][2] is request:
+        heapq.heappop(heap)
+        return True
+    index = _index(heap, request)
+    if index is None:
+        return False
+    heap[index] = heap[-1]
+    heap.pop()
+    heapq.heapify(heap)
+    return True
+
+
+def _index(entries: list[Entry[R]], request: R) -> int | None:
+    return next((i for i, entry in enumerate(entries) if entry[2] is request), None)
 
 
 def _is_used(lane: _Lane[R]) -> bool:

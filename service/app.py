@@ -80,6 +80,7 @@ class Service:
                 settings.detached_ttl_s,
                 settings.max_detached_ttl_s,
                 settings.tell_every,
+                settings.tell_first,
             ),
             self.progress,
         )

@@ -88,6 +88,12 @@ class ServiceSettings(BaseSettings):
         ge=0,
         description="tokens ahead of its reader at which such a request goes on",
     )
+    first_mark: int = Field(
+        default=64,
+        ge=2,
+        description="the same as high-mark for a reader that has taken nothing yet; it grows by"
+        " one with each token that it takes",
+    )
     tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="shares of the engine by tenant while requests compete, as a JSON object; 1"
@@ -154,8 +160,17 @@ class ServiceSettings(BaseSettings):
 
     @property
     def tell_every(self) -> int:
-        """Tokens between two reports of a reader's progress: two of them reach the low mark."""
-        return max(1, (self.high_mark - self.low_mark) // 2)
+        """Tokens between two reports of a reader's progress.
+
+        No more than a parked request may be ahead when it is to go on, or none of them might say
+        that it may: the scheduler lets it run at the low mark, or at half of what it may be ahead.
+        """
+        return max(1, min(self.low_mark, self.high_mark // 2))
+
+    @property
+    def tell_first(self) -> int:
+        """Tokens before the first report: half of what a reader is given before it has read any."""
+        return max(1, self.first_mark // 2)
 
     @property
     def scheduler_settings(self) -> dict[str, Any]:
@@ -163,6 +178,7 @@ class ServiceSettings(BaseSettings):
         return self.scheduler_args | {
             "high_mark": self.high_mark,
             "low_mark": self.low_mark,
+            "first_mark": self.first_mark,
             "weights": self.tenant_weights,
         }
 

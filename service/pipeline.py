@@ -44,13 +44,15 @@ _ID_IN_LOG = 8
 class Limits:
     """Largest message to take in bytes; seconds that detached streams live, by default and most.
 
-    `tell_every`: tokens that a reader takes between two times that the engine hears of it.
+    `tell_every`: tokens that a reader takes between two times that the engine hears of it, and
+    `tell_first`, before the first.
     """
 
     max_request_bytes: int
     detached_ttl_s: float
     max_detached_ttl_s: float
-    tell_every: int = 96
+    tell_every: int = 64
+    tell_first: int = 32
 
 
 class Pipeline:
@@ -196,6 +198,7 @@ class Pipeline:
             on_end=generation.stream_ended if generation.resumable else None,
             on_progress=partial(self._progress.moved, generation.stream_id),
             tell_every=self._limits.tell_every,
+            tell_first=self._limits.tell_first,
         )
         time_to_live_s = min(
             generation.delivery.time_to_live_s or self._limits.detached_ttl_s,

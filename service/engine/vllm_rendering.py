@@ -33,6 +33,7 @@ from service.stream.text import TokenDecoder
 _PROMPT_END = 64
 
 _SAID = "tokenstream"  # where the scheduler looks for it
+_MERGES_LONG_S = 0.1  # in which more tokens may come than a reader is given at first
 
 # Ours and vLLM's names of the options that it takes as they are.
 _PLAIN_OPTIONS = (
@@ -173,6 +174,9 @@ def _said(request: GenerationRequest) -> dict[str, Any] | None:
         said["tenant"] = request.tenant
     if request.delivery.reading_rate is not None:
         said["reading_rate"] = request.delivery.reading_rate
+    delay_s = request.delivery.max_delay_s
+    if delay_s is not None and delay_s > _MERGES_LONG_S:
+        said["slow_start"] = False
     if request.deadline is not None:
         said["deadline"] = request.deadline
     if request.priority is not Priority.NORMAL:

@@ -10,11 +10,11 @@ work, so:
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from service.engine_core.stream_state import StreamState
 
-_MOST_VICTIMS = 8  # for one request
+_MOST_VICTIMS = 32  # for one request
 
 
 class RecomputeBudget:
@@ -98,17 +98,21 @@ def victims(
     dry_after: float,
     most_recompute_s: float,
     token_s: float,
+    over_their_share: Container[str] = (),
 ) -> list[StreamState]:
     """Choose who gives up its room of so many tokens; nobody, if that cannot be had.
 
-    Parked ones first, then those whose readers run dry last, if that is later than `dry_after`.
+    Parked ones first, then those whose readers run dry last, if that is later than `dry_after`, and
+    those of tenants over their share, of which the youngest have least to be computed again.
     `token_s`: what computing a token of context again costs; `most_recompute_s`: what may be spent
     on those that are not parked.
     """
     able = [
         state
         for state in running
-        if state.parked or (state.said.reading_rate and state.runs_dry_at() > dry_after)
+        if state.parked
+        or state.said.tenant in over_their_share
+        or (state.said.reading_rate and state.runs_dry_at() > dry_after)
     ]
     chosen: list[StreamState] = []
     got, cost = 0, 0.0

@@ -69,6 +69,9 @@ class StreamScheduler(AsyncScheduler):
         self._given_up: list[Request] = []
         self._shares = FairShares(settings.weights, enabled=settings.fair_shares)
         self._budget = RecomputeBudget(settings.recompute_share, settings.recompute_reserve_s)
+        self._deadline_budget = RecomputeBudget(
+            settings.deadline_share, settings.recompute_reserve_s
+        )
         self._costs = StepCosts()
         self._admissions = AdmissionRate()
         self._updated_at: float | None = None
@@ -104,9 +107,10 @@ class StreamScheduler(AsyncScheduler):
             self._let_vllm_decide()
         self.counts.decided(time.perf_counter() - began)
         scheduled = super().schedule(throttle_prefills)
-        for request in self.waiting.taken:
-            if request.status is RequestStatus.RUNNING:
-                self._admitted(request, scheduled.num_scheduled_tokens[request.request_id], now)
+        for new in scheduled.scheduled_new_reqs:
+            self._admitted(new.req_id, scheduled, now)
+        for request_id in scheduled.scheduled_cached_reqs.resumed_req_ids:
+            self._admitted(request_id, scheduled, now)
         return scheduled
 
     def update_from_output(
@@ -156,6 +160,7 @@ class StreamScheduler(AsyncScheduler):
         state.tokens = request.num_output_tokens
         self._parked.discard(request)
         self._without_token.discard(request)
+        request.next_decode_eligible_step = 0
         self.counts.preempted(request.num_computed_tokens, parked=state.parked)
         super()._preempt_request(request, *args, **kwargs)
         if state.parked:
@@ -193,7 +198,9 @@ class StreamScheduler(AsyncScheduler):
             state.position = position
             if state.parked:
                 request = self.requests[request_id]
-                if request.num_output_tokens - position <= self.settings.low_mark:
+                settings = self.settings
+                most = state.may_be_ahead(settings.high_mark, settings.first_mark)
+                if request.num_output_tokens - position <= min(settings.low_mark, most // 2):
                     self._unpark(request, state, self.clock())
 
     def hears_nothing(self) -> bool:
@@ -243,9 +250,12 @@ class StreamScheduler(AsyncScheduler):
         waiting.begin_step(now, self._spare_tokens())
         contended = len(waiting) > waiting.held
         self._budget.pass_time(now, contended=contended)
+        self._deadline_budget.pass_time(now, contended=contended)
         if contended:
             if self._shares.contended:
                 self._charge_running()
+            else:
+                self._shares.look_at({})
             self._make_room(now)
         self.max_num_active_reqs = min(
             self._most_active + len(self._parked), self.max_num_running_reqs
@@ -255,13 +265,13 @@ class StreamScheduler(AsyncScheduler):
 
     def _park_who_is_ahead(self, now: float) -> None:
         """Park those at the high mark; and work out when anybody can be there next."""
-        high = self.settings.high_mark
-        nearest = high
+        high, first = self.settings.high_mark, self.settings.first_mark
+        nearest = min(high, first)
         for request in self.running:
             state = self._states[request.request_id]
             if state.parked:
                 continue
-            room = state.position + high - request.num_output_tokens
+            room = state.position + state.may_be_ahead(high, first) - request.num_output_tokens
             room -= request.num_output_placeholders
             if room > 0:
                 nearest = min(nearest, room)
@@ -326,26 +336,31 @@ class StreamScheduler(AsyncScheduler):
             if free >= 0:
                 continue
             state = self._states[request.request_id]
-            if state.first_token_at is None and now - state.arrived < settings.wait_s:
+            over = self._shares.who_yields_to(state.said.tenant)
+            waits = state.first_token_at is None and now - state.arrived < settings.wait_s
+            if waits and not over:
                 continue
-            pace = settings.pacing and not self.waiting.has_late
+            pace = settings.pacing and not self.waiting.has_late and not waits
             if state.evicted and state.runs_dry_at() - now > settings.return_s:
                 pace = False  # its reader has time
-            if not pace and not self._parked:
+            if not pace and not over and not self._parked:
                 continue
             if states is None:
                 states = self._states_of_running()
+            is_lost_late = state.said.deadline is not None and state.first_token_at is None
+            budget = self._deadline_budget if is_lost_late else self._budget
             chosen = victims(
                 states,
                 -free * self.block_size,
                 max(now, state.runs_dry_at()) + (settings.spare_s if pace else _NEVER),
-                self._budget.seconds,
+                budget.seconds,
                 self._costs.prefill_token_s,
+                over,
             )
             if not chosen:
                 return
             for victim in chosen:
-                self._evict(victim, now)
+                self._evict(victim, budget, now)
                 states.remove(victim)
                 free += victim.context // self.block_size
 
@@ -360,10 +375,10 @@ class StreamScheduler(AsyncScheduler):
                 found.append(state)
         return found
 
-    def _evict(self, state: StreamState, now: float) -> None:
+    def _evict(self, state: StreamState, budget: RecomputeBudget, now: float) -> None:
         request = self.requests[state.request_id]
         if not state.parked:
-            self._budget.spend(state.context * self._costs.prefill_token_s)
+            budget.spend(state.context * self._costs.prefill_token_s)
         self.running.remove(request)
         self._preempt_request(request, now)
 
@@ -373,16 +388,17 @@ class StreamScheduler(AsyncScheduler):
             logger.exception("a scheduling decision failed; such steps are vLLM's own")
         self.counts.failures += 1
         self.run_everything()
+        self.waiting.begin_step(self.clock(), _NEVER)
         self.max_num_active_reqs = self._most_active
 
     # -- accounts --------------------------------------------------------------------------------
 
-    def _admitted(self, request: Request, scheduled_tokens: int, now: float) -> None:
-        state = self._states[request.request_id]
+    def _admitted(self, request_id: str, scheduled: SchedulerOutput, now: float) -> None:
+        request, state = self.requests[request_id], self._states[request_id]
         if state.admitted_at is None:
             state.admitted_at = now
             self._admissions.count += 1
-            cached = request.num_computed_tokens - scheduled_tokens
+            cached = request.num_computed_tokens - scheduled.num_scheduled_tokens[request_id]
             self._shares.charge(state.said.tenant, request.num_prompt_tokens - cached, 0)
         state.evicted = False
         if state.first_token_at is None:
@@ -391,8 +407,14 @@ class StreamScheduler(AsyncScheduler):
             self._look_at_step = 0
 
     def _charge_running(self) -> None:
+        held: dict[str, int] = {}
         for request in self.running:
-            self._charge(self._states[request.request_id], request.num_output_tokens)
+            state = self._states[request.request_id]
+            self._charge(state, request.num_output_tokens)
+            if not state.parked:
+                tenant = state.said.tenant
+                held[tenant] = held.get(tenant, 0) + request.num_computed_tokens
+        self._shares.look_at(held)
 
     def _charge(self, state: StreamState, tokens: int) -> None:
         if tokens > state.charged:

@@ -16,13 +16,15 @@ class Settings:
     """Bounds and switches; every policy can be switched off by itself.
 
     Flow control: `high_mark` and `low_mark` are the tokens that a request may be ahead of its
-    reader before it is parked, and from which on it runs again.
+    reader before it is parked, and from which on it runs again. A reader that has not shown yet
+    that it reads gets less: `first_mark`, and one more for each token that it has taken.
 
     Pacing, of readers that declared a rate: one gives its place up only if it can read on for
     `spare_s` longer than the one that wants it, and only for one that has waited `wait_s`; it
     comes back when its reader has `return_s` left, or after `most_away_s`. `headroom` is the share
     of the KV cache that is kept for arrivals while some are away. At most `recompute_share` of the
-    time goes into computing them again while requests wait, and `recompute_reserve_s` saved up.
+    time goes into computing them again while requests wait, and `recompute_reserve_s` saved up;
+    for requests that are lost at their deadline another `deadline_share`.
 
     Late requests: one whose first token is `patience_s` later than its target is served behind
     those that are in time, until it has waited `patience_factor` times as long as it would have,
@@ -35,6 +37,7 @@ class Settings:
     flow_control: bool = True
     high_mark: int = 256
     low_mark: int = 64
+    first_mark: int = 64
     silence_s: float = 10.0
     pacing: bool = True
     spare_s: float = 6.0
@@ -42,8 +45,9 @@ class Settings:
     return_s: float = 4.0
     most_away_s: float = 20.0
     headroom: float = 0.05
-    recompute_share: float = 0.02
-    recompute_reserve_s: float = 2.0
+    recompute_share: float = 0.015
+    recompute_reserve_s: float = 1.75
+    deadline_share: float = 0.2
     patience_s: float = 1.0
     patience_factor: float = 1.7
     least_patience_s: float = 20.0
@@ -52,8 +56,10 @@ class Settings:
     deadlines: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low_mark < self.high_mark:
-            raise ValueError("tokenstream: low_mark must be at least 0 and below high_mark")
+        if not 0 <= self.low_mark < self.high_mark or self.first_mark < 1:
+            raise ValueError(
+                "tokenstream: low_mark must be at least 0 and below high_mark, first_mark at least 1"
+            )
         if not 0 <= self.headroom < 1 or not 0 <= self.recompute_share < 1:
             raise ValueError("tokenstream: headroom and recompute_share must be in [0, 1)")
         if any(weight <= 0 for weight in self.weights.values()):
@@ -75,7 +81,8 @@ class Said:
 
     `reading_rate`: tokens a second; None reads as fast as it comes. `deadline`: moment of the
     monotonic clock after which a first token is of no use. `priority`: classes above 0 are served
-    before it, those below behind it.
+    before it, those below behind it. `slow_start` False: its tokens are merged for so long that
+    many may wait though its reader keeps up.
     """
 
     tenant: str = ""
@@ -83,9 +90,16 @@ class Said:
     first_token_target_s: float = 1.0
     deadline: float | None = None
     priority: int = 0
+    slow_start: bool = True
 
     @classmethod
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> Self:
-        """Read it; nothing was said where there is nothing."""
+        """Read it; nothing was said where there is nothing, or nothing that can be read.
+
+        Under vLLM's own frontends callers can write here, and what is raised would end the engine.
+        """
         said = extra_args.get(KEY) if extra_args else None
-        return cls(**said) if said else cls()
+        try:
+            return cls(**said) if said else cls()
+        except TypeError:
+            return cls()

@@ -57,6 +57,12 @@ class StreamState:
         rate = self.said.reading_rate
         return self.first_token_at + (self.tokens / rate if rate else 0.0)
 
+    def may_be_ahead(self, high_mark: int, first_mark: int) -> int:
+        """Tokens that may be decoded beyond its reader's position."""
+        if not self.said.slow_start:
+            return high_mark
+        return min(high_mark, first_mark + self.position)
+
     def park(self, now: float) -> None:
         """Take notice that it gets no steps from now on."""
         if not self.parked:

@@ -59,11 +59,13 @@ class WaitingQueue(Generic[R]):
         self._shares = shares
         self._settings = settings
         self._members: dict[str, R] = {}
+        self._tenants: dict[str, str] = {}
         self._held: set[str] = set()
         self._lanes: dict[tuple[int, str], _Lane[R]] = {}
         self._lane_of: dict[str, _Lane[R]] = {}
         self._next: R | None = None
         self._now = 0.0
+        self._numbers: dict[str, int] = {}  # in the order of arrival, kept while they wait
         self._number = 0
         self._spare_tokens = 0
         self.queue_s = 0.0
@@ -114,16 +116,21 @@ class WaitingQueue(Generic[R]):
         if request.request_id in self._members and request.request_id not in self._held:
             self._leave_lane(request)
             self._held.add(request.request_id)
+            self._shares.waits_no_more(self._tenant(request))
+            if self._next is request:
+                self._next = None
 
     def release(self, request: R) -> None:
         """Let a held request be next again."""
         if request.request_id in self._held:
             self._held.discard(request.request_id)
+            self._shares.waits(self._tenant(request))
             self._enter(request)
 
     def add_request(self, request: R) -> None:
         """Enter a request."""
         self._members[request.request_id] = request
+        self._shares.waits(self._tenant(request))
         self._enter(request)
 
     def prepend_request(self, request: R) -> None:
@@ -139,10 +146,12 @@ class WaitingQueue(Generic[R]):
         """Let a request leave, if it is in."""
         if self._members.pop(request.request_id, None) is None:
             return
+        tenant, _ = self._tenants.pop(request.request_id), self._numbers.pop(request.request_id)
         if request.request_id in self._held:
             self._held.discard(request.request_id)
         else:
             self._leave_lane(request)
+            self._shares.waits_no_more(tenant)
         if self._next is request:
             self._next = None
 
@@ -180,6 +189,13 @@ class WaitingQueue(Generic[R]):
 
     # -- order ---------------------------------------------------------------------------------
 
+    def _tenant(self, request: R) -> str:
+        tenant = self._tenants.get(request.request_id)
+        if tenant is None:
+            said = self._state_of(request.request_id).said
+            tenant = self._tenants[request.request_id] = said.tenant
+        return tenant
+
     def _look(self) -> R | None:
         if self._next is None:
             self._next = self._pick()
@@ -192,14 +208,21 @@ class WaitingQueue(Generic[R]):
             request = self._first_of(lane)
             if request is None:
                 continue
-            if self._shares.is_over_served(tenant) and (
-                self.taken or request.num_tokens > self._spare_tokens
-            ):
+            if self._must_leave_room(request, tenant):
                 continue
             key = (-priority, self._shares.counter(tenant))
             if best_key is None or key < best_key:
                 best, best_key = request, key
         return best
+
+    def _must_leave_room(self, request: R, tenant: str) -> bool:
+        """Whether a tenant over its share has to wait, to leave room for one that is not.
+
+        It does not wait for ever: as its own requests end it is not over its share any more.
+        """
+        return self._shares.is_over_its_share(tenant) and (
+            bool(self.taken) or request.num_tokens > self._spare_tokens
+        )
 
     def _first_of(self, lane: _Lane[R]) -> R | None:
         self._settle(lane)
@@ -243,14 +266,17 @@ class WaitingQueue(Generic[R]):
         if lane is None:
             lane = self._lanes[key] = _Lane()
         self._lane_of[request.request_id] = lane
-        self._number += 1
+        number = self._numbers.get(request.request_id)
+        if number is None:
+            self._number += 1
+            number = self._numbers[request.request_id] = self._number
         if state.first_token_at is None:
             # Among those that are due together the one that came first is first.
-            heapq.heappush(lane.fresh, (state.due_at(), self._number, request))
+            heapq.heappush(lane.fresh, (state.due_at(), number, request))
             return
         back_at = state.runs_dry_at() - self._settings.return_s
-        heapq.heappush(lane.returning, (back_at, self._number, request))
-        heapq.heappush(lane.away, (state.evicted_at, self._number, request))
+        heapq.heappush(lane.returning, (back_at, number, request))
+        heapq.heappush(lane.away, (state.evicted_at, number, request))
 
     def _leave_lane(self, request: R) -> None:
         lane = self._lane_of.pop(request.request_id)

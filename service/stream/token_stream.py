@@ -14,8 +14,9 @@ Rules:
    whoever reads, when it reads (`reader`).
 2. At most one reader at a time. The reader says at which number of tokens it wants to be woken;
    below that a push is a list append and a comparison. The end always wakes it.
-3. Whoever wants to know how far the reader has come is told every `tell_every` tokens, and when a
-   new reader begins further back.
+3. Whoever wants to know how far the reader has come is told every `tell_every` tokens, at first
+   more often (`tell_first`, and half a token more for each that was read), and when a new reader
+   begins further back.
 4. Bound: four bytes a token, at most the request's `max_tokens`; the engine stops there by itself,
    so it is never full. A stream that can be resumed keeps all its tokens, any other forgets those
    that its reader has taken.
@@ -58,6 +59,7 @@ class TokenStream:
         "_reader",
         "_stop_watch",
         "_tell_every",
+        "_tell_first",
         "cached_prompt_tokens",
         "count",
         "end_came_with_token",
@@ -82,14 +84,16 @@ class TokenStream:
         keep_all: bool = False,
         on_end: Callable[[], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
-        tell_every: int = 0,
+        tell_every: int = 1,
+        tell_first: int = 1,
     ) -> None:
         self._clock = clock
         self._stop_watch = stop_watch
         self._on_end = on_end
         self._on_progress = on_progress
         self._tell_every = tell_every
-        self.tell_at = NEVER if on_progress is None else tell_every
+        self._tell_first = tell_first
+        self.tell_at = NEVER if on_progress is None else min(tell_every, tell_first)
         self._reader: Wakeable | None = None
         self._characters: int | None = None
         self.keep_all = keep_all
@@ -170,7 +174,7 @@ class TokenStream:
     def tell(self, position: int) -> None:
         """Let it be known how many tokens the reader has taken."""
         if self._on_progress is not None and not self.ended:
-            self.tell_at = position + self._tell_every
+            self.tell_at = position + min(self._tell_every, self._tell_first + position // 2)
             self._on_progress(position)
 
     def all_taken(self) -> None:

@@ -86,9 +86,10 @@ def test_the_scheduler_is_told_the_marks_the_weights_and_whatever_else_is_set() 
         "pacing": False,
         "high_mark": 100,
         "low_mark": 20,
+        "first_mark": 64,
         "weights": {"a": 2.0},
     }
-    assert settings.tell_every == 40
+    assert (settings.tell_every, settings.tell_first) == (20, 32)
 
 
 @pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:50051", "[::1]:65535"])

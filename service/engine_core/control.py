@@ -51,6 +51,7 @@ def _watch(core: EngineCoreProc) -> None:
             if core.scheduler.hears_nothing():
                 core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
 
+    core.scheduler.is_ending = lambda: not core.is_running()
     core._tokenstream_watch = threading.Thread(target=watch, name="tokenstream-watch", daemon=True)
     core._tokenstream_watch.start()
 

@@ -124,5 +124,5 @@ def victims(
             if cost > most_recompute_s:
                 break
         chosen.append(state)
-        got += state.context
+        got += state.room
     return chosen if got >= wanted_tokens else []

@@ -16,7 +16,8 @@ parked runs again, and what waits comes as it is ordered. The engine never ends 
 import heapq
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from vllm.logger import init_logger
@@ -76,10 +77,11 @@ class StreamScheduler(AsyncScheduler):
         self._admissions = AdmissionRate()
         self._updated_at: float | None = None
         self._heard_at = -math.inf
+        self.is_ending: Callable[[], bool] = lambda: False  # the engine finishes what it has
         self._look_at_step = 0
         self._most_active: int = self.max_num_active_reqs
         self.waiting: WaitingQueue[Request] = WaitingQueue(
-            self._states.__getitem__, self._shares, settings
+            self._states.__getitem__, self._shares, settings, self._failed
         )
         control.end_with_parent()
 
@@ -107,17 +109,19 @@ class StreamScheduler(AsyncScheduler):
             self._let_vllm_decide()
         self.counts.decided(time.perf_counter() - began)
         scheduled = super().schedule(throttle_prefills)
-        for new in scheduled.scheduled_new_reqs:
-            self._admitted(new.req_id, scheduled, now)
-        for request_id in scheduled.scheduled_cached_reqs.resumed_req_ids:
-            self._admitted(request_id, scheduled, now)
+        with self._contained():
+            for new in scheduled.scheduled_new_reqs:
+                self._admitted(new.req_id, scheduled, now)
+            for request_id in scheduled.scheduled_cached_reqs.resumed_req_ids:
+                self._admitted(request_id, scheduled, now)
         return scheduled
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: Any
     ) -> dict[int, EngineCoreOutputs]:
         """See `Scheduler`."""
-        self._observe_step(scheduler_output)
+        with self._contained():
+            self._observe_step(scheduler_output)
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(
             scheduler_output, model_runner_output
         )
@@ -135,7 +139,7 @@ class StreamScheduler(AsyncScheduler):
 
     def has_requests(self) -> bool:
         """See `Scheduler`. False if all that is unfinished waits for its reader."""
-        if (self._parked or self.waiting.held) and self.hears_nothing():
+        if (self._parked or self.waiting.held) and (self.hears_nothing() or self.is_ending()):
             self.run_everything()
         if (
             (self._parked or self.waiting.held)
@@ -172,9 +176,10 @@ class StreamScheduler(AsyncScheduler):
         if state is not None:
             self._parked.discard(request)
             self._without_token.discard(request)
-            self._charge(state, request.num_output_tokens)
-            self._shares.leave(state.said.tenant)
-            account = state.account(self.clock())
+            with self._contained():
+                self._charge(state, request.num_output_tokens)
+                self._shares.leave(state.said.tenant)
+                account = state.account(self.clock())
         kv_params, ec_params = super()._free_request(request, delay_free_blocks)
         if account is not None:
             kv_params = (kv_params or {}) | {KEY: account}
@@ -238,7 +243,9 @@ class StreamScheduler(AsyncScheduler):
         if (
             self.current_step >= self._look_at_step
             and self.settings.flow_control
+            and self._pause_state is PauseState.UNPAUSED
             and not self.hears_nothing()
+            and not self.is_ending()
         ):
             self._park_who_is_ahead(now)
         if self._without_token:
@@ -362,7 +369,7 @@ class StreamScheduler(AsyncScheduler):
             for victim in chosen:
                 self._evict(victim, budget, now)
                 states.remove(victim)
-                free += victim.context // self.block_size
+                free += victim.room // self.block_size
 
     def _states_of_running(self) -> list[StreamState]:
         """Bring those up to date that can be evicted now."""
@@ -372,6 +379,7 @@ class StreamScheduler(AsyncScheduler):
                 state = self._states[request.request_id]
                 state.tokens = request.num_output_tokens
                 state.context = request.num_computed_tokens
+                state.room = -(-state.context // self.block_size) * self.block_size
                 found.append(state)
         return found
 
@@ -382,11 +390,22 @@ class StreamScheduler(AsyncScheduler):
         self.running.remove(request)
         self._preempt_request(request, now)
 
-    def _let_vllm_decide(self) -> None:
-        """Get out of this step's way."""
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Log what the block raises, once, and count it."""
+        try:
+            yield
+        except Exception:
+            self._failed()
+
+    def _failed(self) -> None:
         if self.counts.failures == 0:
             logger.exception("a scheduling decision failed; such steps are vLLM's own")
         self.counts.failures += 1
+
+    def _let_vllm_decide(self) -> None:
+        """Get out of this step's way."""
+        self._failed()
         self.run_everything()
         self.waiting.begin_step(self.clock(), _NEVER)
         self.max_num_active_reqs = self._most_active

@@ -56,10 +56,10 @@ class Settings:
     deadlines: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low_mark < self.high_mark or self.first_mark < 1:
-            raise ValueError(
-                "tokenstream: low_mark must be at least 0 and below high_mark, first_mark at least 1"
-            )
+        if not 0 <= self.low_mark < self.high_mark:
+            raise ValueError("tokenstream: low_mark must be at least 0 and below high_mark")
+        if self.first_mark < 1:
+            raise ValueError("tokenstream: first_mark must be at least 1")
         if not 0 <= self.headroom < 1 or not 0 <= self.recompute_share < 1:
             raise ValueError("tokenstream: headroom and recompute_share must be in [0, 1)")
         if any(weight <= 0 for weight in self.weights.values()):

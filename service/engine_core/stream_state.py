@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from service.engine_core.settings import Said
 
-
 UNDECLARED_TARGET = 4.0  # times as long as for one that declared its rate
 
 
@@ -16,7 +15,8 @@ class StreamState:
     """One request and its reader.
 
     `tokens`: decoded so far, as last looked at; `position`: of those taken by the reader, as last
-    told. `context`: tokens that have to be computed again if it is evicted.
+    told. `context`: tokens that have to be computed again if it is evicted, `room`: that fit into
+    the blocks that it gives up then.
     """
 
     request_id: str
@@ -25,6 +25,7 @@ class StreamState:
     tokens: int = 0
     position: int = 0
     context: int = 0
+    room: int = 0
     parked: bool = False
     evicted: bool = False
     evicted_at: float = 0.0

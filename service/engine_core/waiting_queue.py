@@ -50,14 +50,22 @@ class _Lane(Generic[R]):
 
 
 class WaitingQueue(Generic[R]):
-    """See the rules above. `state_of`: by request id; `queue_s`: how long the queue is in time."""
+    """See the rules above. `state_of`: by request id; `queue_s`: how long the queue is in time.
+
+    `failed` is called, while the exception is handled, when the order could not be worked out.
+    """
 
     def __init__(
-        self, state_of: Callable[[str], StreamState], shares: FairShares, settings: Settings
+        self,
+        state_of: Callable[[str], StreamState],
+        shares: FairShares,
+        settings: Settings,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         self._state_of = state_of
         self._shares = shares
         self._settings = settings
+        self._failed = failed
         self._members: dict[str, R] = {}
         self._tenants: dict[str, str] = {}
         self._held: set[str] = set()
@@ -102,11 +110,13 @@ class WaitingQueue(Generic[R]):
     def upcoming(self, most: int) -> list[R]:
         """Return the next requests, without taking them."""
         found: list[R] = []
-        while len(found) < most and (request := self._pick()) is not None:
-            self._leave_lane(request)
-            found.append(request)
-        for request in found:
-            self._enter(request)
+        try:
+            while len(found) < most and (request := self._pick()) is not None:
+                self._leave_lane(request)
+                found.append(request)
+        finally:
+            for request in found:
+                self._enter(request)
         return found
 
     # -- members -------------------------------------------------------------------------------
@@ -198,7 +208,12 @@ class WaitingQueue(Generic[R]):
 
     def _look(self) -> R | None:
         if self._next is None:
-            self._next = self._pick()
+            try:
+                self._next = self._pick()
+            except Exception:
+                # vLLM asks in the middle of its own work, where nothing may be raised.
+                self._failed()
+                self._next = next((r for r in self if r.request_id not in self._held), None)
         return self._next
 
     def _pick(self) -> R | None:

@@ -21,6 +21,7 @@ for name in ("vllm", "vllm.v1", "vllm.v1.engine"):
     sys.modules[name] = types.ModuleType(name)
 core = sys.modules["vllm.v1.engine.core"] = types.ModuleType("vllm.v1.engine.core")
 core.EngineCoreProc = type("EngineCoreProc", (), {})
+sys.modules["vllm.v1.engine"].EngineCoreRequestType = None
 from service.engine_core import control
 control.PARENT_CHECK_S, control.END_GRACE_S = 0.05, 0.5
 """

@@ -31,7 +31,11 @@ class Told:
         self.clock = FakeClock()
         self.positions: list[int] = []
         self.stream = TokenStream(
-            self.clock, keep_all=keep_all, on_progress=self.positions.append, tell_every=EVERY, tell_first=EVERY
+            self.clock,
+            keep_all=keep_all,
+            on_progress=self.positions.append,
+            tell_every=EVERY,
+            tell_first=EVERY,
         )
 
     def read(self, position: int = 0, most: int | None = None) -> StreamReader:

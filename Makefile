@@ -6,10 +6,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test soak bench bench-idle lint format gen lock demo-model screenshot clean
+.PHONY: help setup serve test soak bench bench-idle bench-scheduler lint format gen lock demo-model screenshot clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Make .venv and install everything that the lock file names
 	@scripts/setup
@@ -30,6 +30,9 @@ bench: setup ## Compare what frontends cost, ours and vLLM's, over one simulated
 
 bench-idle: setup ## Hold 5,000 streams at once: memory of each, lag of the event loop (BENCH_ARGS="--help")
 	@$(PYTHON) -m bench.idle $(BENCH_ARGS)
+
+bench-scheduler: setup ## Compare our scheduler with vLLM's own, in virtual time (BENCH_ARGS="--help")
+	@$(PYTHON) -m bench.scheduling $(BENCH_ARGS)
 
 lint: setup ## Style, types, import rules, generated code, protocol files
 	@scripts/lint

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 
 PROMPT_TOKENS = (100, 300)
 OUTPUT_TOKENS = (40, 600)
+MEAN_OUTPUT_TOKENS = sum(OUTPUT_TOKENS) / 2
 PEOPLE_READ = 4.8  # tokens a second
 QUICK_READ = 20.0
 LASTS_S = 60.0
 # Bursts come every 20 s and fill 35 % of the time.
 CYCLE_S = 20.0
 BURST_SHARE = 0.35
+# Stalled readers take their last token somewhere here.
+STALLS_AFTER = (1, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Arrival:
 
     `reading_rate`: tokens a second that its reader declares and reads; None reads as fast as it
     comes. `stops_reading_at`: token index from which the reader takes nothing. `deadline_s`: after
-    which its first token is of no use.
+    which its first token is of no use; `hangs_up`: whether its caller ends it then.
     """
 
     number: int
@@ -35,28 +38,33 @@ class Arrival:
     tenant: str = ""
     stops_reading_at: int | None = None
     deadline_s: float | None = None
+    hangs_up: bool = True
 
 
 Trace = list[Arrival]
 Load = Callable[[float], float]  # requests a second at a time
 
 
-def _arrivals(rng: random.Random, load: Load, most: float, lasts_s: float) -> Iterator[Arrival]:
+def _arrivals(
+    rng: random.Random, load: Load, most: float, lasts_s: float, outputs: tuple[int, int]
+) -> Iterator[Arrival]:
     """Draw a Poisson process by thinning: Lewis and Shedler, 1979."""
     at, number = 0.0, 0
     while True:
         at += rng.expovariate(most)
         if at >= lasts_s:
             return
-        prompt, output = rng.randint(*PROMPT_TOKENS), rng.randint(*OUTPUT_TOKENS)
+        prompt, output = rng.randint(*PROMPT_TOKENS), rng.randint(*outputs)
         if rng.random() * most <= load(at):
             yield Arrival(number, at, prompt, output)
             number += 1
 
 
-def steady(seed: int, rate: float, lasts_s: float = LASTS_S) -> Trace:
+def steady(
+    seed: int, rate: float, lasts_s: float = LASTS_S, outputs: tuple[int, int] = OUTPUT_TOKENS
+) -> Trace:
     """`rate` requests a second all the time."""
-    return list(_arrivals(random.Random(seed), lambda at: rate, rate, lasts_s))
+    return list(_arrivals(random.Random(seed), lambda at: rate, rate, lasts_s, outputs))
 
 
 def bursts(seed: int, peak: float, mean: float, lasts_s: float = LASTS_S) -> Trace:
@@ -68,7 +76,7 @@ def bursts(seed: int, peak: float, mean: float, lasts_s: float = LASTS_S) -> Tra
     def load(at: float) -> float:
         return peak if at % CYCLE_S < BURST_SHARE * CYCLE_S else calm
 
-    return list(_arrivals(random.Random(seed), load, peak, lasts_s))
+    return list(_arrivals(random.Random(seed), load, peak, lasts_s, OUTPUT_TOKENS))
 
 
 def mixed_rates(seed: int, rate: float) -> Trace:
@@ -78,22 +86,26 @@ def mixed_rates(seed: int, rate: float) -> Trace:
     return [replace(a, reading_rate=rng.choice(rates)) for a in steady(seed, rate)]
 
 
-def half_stalled(seed: int, rate: float) -> Trace:
-    """All read as fast as it comes, but every other one takes nothing after its tenth token."""
+def half_stalled(seed: int, rate: float, outputs: tuple[int, int], lasts_s: float) -> Trace:
+    """All read as fast as it comes, but every other one takes nothing after its first tokens."""
+    rng = random.Random(f"stalls {seed}")
     return [
-        replace(a, reading_rate=None, stops_reading_at=10 if a.number % 2 else None)
-        for a in steady(seed, rate)
+        replace(
+            a,
+            reading_rate=None,
+            stops_reading_at=rng.randint(*STALLS_AFTER) if a.number % 2 else None,
+        )
+        for a in steady(seed, rate, lasts_s, outputs)
     ]
 
 
-def flood(seed: int, quiet: float, times: float) -> Trace:
-    """Two tenants, of which one sends `times` as much as the other."""
-    rng = random.Random(f"flood {seed}")
-    both = steady(seed, quiet * (1 + times))
-    share = times / (1 + times)
+def two_tenants(seed: int, quiet: float, flood: float, lasts_s: float = LASTS_S) -> Trace:
+    """Requests a second of either; both read as fast as it comes."""
+    rng = random.Random(f"tenants {seed}")
+    both = quiet + flood
     return [
-        replace(a, reading_rate=None, tenant="flood" if rng.random() < share else "quiet")
-        for a in both
+        replace(a, reading_rate=None, tenant="flood" if rng.random() * both < flood else "quiet")
+        for a in steady(seed, both, lasts_s)
     ]
 
 
@@ -102,6 +114,16 @@ def only(trace: Trace, tenant: str) -> Trace:
     return [a for a in trace if a.tenant == tenant]
 
 
-def with_deadlines(trace: Trace, deadline_s: float) -> Trace:
-    """Everybody gives up when there is no first token after so long."""
-    return [replace(a, reading_rate=None, deadline_s=deadline_s) for a in trace]
+def with_deadlines(
+    trace: Trace, deadline_s: float, reading_rate: float | None, *, hang_up: bool = True
+) -> Trace:
+    """First tokens are of no use after so long."""
+    return [
+        replace(a, reading_rate=reading_rate, deadline_s=deadline_s, hangs_up=hang_up)
+        for a in trace
+    ]
+
+
+def together(requests: int, output_tokens: int) -> Trace:
+    """All at once, of one size, read as people do."""
+    return [Arrival(n, 0.0, PROMPT_TOKENS[0], output_tokens) for n in range(requests)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import demo_model
-from bench.simulated_executor import SimulatedExecutor
 from bench.simulation import Simulation
 
 
@@ -71,10 +70,10 @@ class EngineSetup:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One request's part of a step's output: number of new tokens, and whether it has ended."""
+    """One request's part of a step's output: its new tokens, and whether it has ended."""
 
     request_id: str
-    tokens: int
+    tokens: tuple[int, ...]
     finished: bool
 
 
@@ -87,6 +86,8 @@ class VirtualEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.core import EngineCore
+
+        from bench.simulated_executor import SimulatedExecutor
 
         self.clock = clock = VirtualClock()
         config = AsyncEngineArgs(**setup.engine_args()).create_engine_config(
@@ -128,6 +129,10 @@ class VirtualEngine:
         )
         self.core.add_request(*self.core.preprocess_add_request(request))
 
+    def abort(self, request_id: str) -> None:
+        """End a request that its caller has given up; no matter if it has ended."""
+        self.core.abort_requests([request_id])
+
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
@@ -135,9 +140,11 @@ class VirtualEngine:
 
     def step(self) -> tuple[list[Decoded], bool]:
         """One turn of vLLM's loop. Returns what came out, and whether anything was computed."""
+        if hasattr(self.scheduler, "readers_moved"):
+            self.scheduler.readers_moved((), ())  # a service that is there says so all the time
         outputs, executed = self.core.step_fn()
         decoded = [
-            Decoded(o.request_id, len(o.new_token_ids), o.finish_reason is not None)
+            Decoded(o.request_id, tuple(o.new_token_ids), o.finish_reason is not None)
             for batch in (outputs or {}).values()
             for o in batch.outputs
         ]

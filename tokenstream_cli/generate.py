@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -26,6 +26,7 @@ from tokenstream_client import (
     Event,
     Finished,
     GenerateOptions,
+    Priority,
     Tls,
     TokenstreamError,
 )
@@ -88,6 +89,10 @@ def _parse(
     stop: list[str] | None = _option("A string that ends the answer; may be repeated."),
     ignore_eos: bool = typer.Option(False, "--ignore-eos", help="Go on after the end of text."),
     max_delay_ms: int | None = _option("How long tokens may wait for company, 0 to 1000."),
+    reading_tokens_per_second: float | None = _option(
+        "How fast it is read, up to 10000; people read about 4.8. Left out: as fast as it comes."
+    ),
+    priority: str | None = _option("low, normal or high."),
 ) -> None:
     """Send one prompt to a running service and print the answer as it comes.
 
@@ -107,6 +112,8 @@ def _parse(
         "stop": stop,
         "ignore_eos": ignore_eos,
         "max_delay_ms": max_delay_ms,
+        "reading_tokens_per_second": reading_tokens_per_second,
+        "priority": cast("Priority | None", priority),  # checked where the request is built
     }
     if model is not None:
         options["model"] = model

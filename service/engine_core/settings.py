@@ -98,8 +98,17 @@ class Said:
 
         Under vLLM's own frontends callers can write here, and what is raised would end the engine.
         """
-        said = extra_args.get(KEY) if extra_args else None
+        told = extra_args.get(KEY) if extra_args else None
         try:
-            return cls(**said) if said else cls()
+            said = cls(**told) if told else cls()
         except TypeError:
             return cls()
+        return said if said._can_be_counted_with() else cls()
+
+    def _can_be_counted_with(self) -> bool:
+        numbers = (self.first_token_target_s, self.reading_rate or 0.0, self.deadline or 0.0)
+        return (
+            isinstance(self.tenant, str)
+            and isinstance(self.priority, int)
+            and all(isinstance(number, int | float) for number in numbers)
+        )

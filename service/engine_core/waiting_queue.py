@@ -91,6 +91,9 @@ class WaitingQueue(Generic[R]):
         self._now = now
         self._next = None
         self._spare_tokens = spare_tokens
+        for request in self.taken:
+            if request.request_id not in self._members:
+                self._forget(request)  # it was not put back
         self.taken.clear()
         for key in [key for key, lane in self._lanes.items() if not _is_used(lane)]:
             del self._lanes[key]
@@ -140,7 +143,8 @@ class WaitingQueue(Generic[R]):
     def add_request(self, request: R) -> None:
         """Enter a request."""
         self._members[request.request_id] = request
-        self._shares.waits(self._tenant(request))
+        if request.request_id not in self._tenants:
+            self._shares.waits(self._tenant(request))
         self._enter(request)
 
     def prepend_request(self, request: R) -> None:
@@ -154,16 +158,10 @@ class WaitingQueue(Generic[R]):
 
     def remove_request(self, request: R) -> None:
         """Let a request leave, if it is in."""
-        if self._members.pop(request.request_id, None) is None:
-            return
-        tenant, _ = self._tenants.pop(request.request_id), self._numbers.pop(request.request_id)
-        if request.request_id in self._held:
-            self._held.discard(request.request_id)
-        else:
-            self._leave_lane(request)
-            self._shares.waits_no_more(tenant)
-        if self._next is request:
-            self._next = None
+        if request.request_id in self._members:
+            held = request.request_id in self._held
+            self._take_out(request)
+            self._forget(request, waited=not held)
 
     def remove_requests(self, requests: Iterable[R]) -> None:
         """Let requests leave."""
@@ -181,7 +179,7 @@ class WaitingQueue(Generic[R]):
         """Take the next one, the same that `peek_request` returned."""
         request = self.peek_request()
         self._spare_tokens -= request.num_tokens
-        self.remove_request(request)
+        self._take_out(request)
         self.taken.append(request)
         return request
 
@@ -198,6 +196,22 @@ class WaitingQueue(Generic[R]):
         return iter(list(self._members.values()))
 
     # -- order ---------------------------------------------------------------------------------
+
+    def _take_out(self, request: R) -> None:
+        del self._members[request.request_id]
+        if request.request_id in self._held:
+            self._held.discard(request.request_id)
+        else:
+            self._leave_lane(request)
+        if self._next is request:
+            self._next = None
+
+    def _forget(self, request: R, *, waited: bool = True) -> None:
+        """Drop what is kept of a request while it waits: its place among equals, its tenant."""
+        self._numbers.pop(request.request_id, None)
+        tenant = self._tenants.pop(request.request_id, None)
+        if waited and tenant is not None:
+            self._shares.waits_no_more(tenant)
 
     def _tenant(self, request: R) -> str:
         tenant = self._tenants.get(request.request_id)

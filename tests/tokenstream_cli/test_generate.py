@@ -44,12 +44,14 @@ def test_every_option_has_its_flag() -> None:
         "x", "--server=h:1", "--model=m", "--max-tokens=1", "--min-tokens=1", "--temperature=0",
         "--top-p=0.5", "--top-k=0", "--min-p=0.1", "--presence-penalty=-1",
         "--frequency-penalty=1", "--repetition-penalty=1.1", "--seed=0", "--ignore-eos",
-        "--stop=a", "--max-delay-ms=10", "--timeout=1.5", "--json",
+        "--stop=a", "--max-delay-ms=10", "--reading-tokens-per-second=4.8", "--priority=low",
+        "--timeout=1.5", "--json",
     )  # fmt: skip
     assert got.options == {
         "model": "m", "max_tokens": 1, "min_tokens": 1, "temperature": 0.0, "top_p": 0.5,
         "top_k": 0, "min_p": 0.1, "presence_penalty": -1.0, "frequency_penalty": 1.0,
         "repetition_penalty": 1.1, "seed": 0, "stop": ["a"], "ignore_eos": True,
+        "reading_tokens_per_second": 4.8, "priority": "low",
         "max_delay_ms": 10,
     }  # fmt: skip
     assert (got.prompt, got.server, got.timeout, got.as_json) == ("x", "h:1", 1.5, True)

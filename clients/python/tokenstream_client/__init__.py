@@ -32,7 +32,7 @@ from tokenstream_client.events import (
     Usage,
 )
 from tokenstream_client.models import Capability, Model
-from tokenstream_client.requests import GenerateOptions
+from tokenstream_client.requests import GenerateOptions, Priority
 from tokenstream_client.stream import AsyncStream
 from tokenstream_client.sync import Client, Stream
 
@@ -58,6 +58,7 @@ __all__ = [
     "Model",
     "NotFound",
     "PermissionDenied",
+    "Priority",
     "Started",
     "Stream",
     "Timings",

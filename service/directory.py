@@ -45,6 +45,12 @@ class Directory:
         )
 
     @property
+    def credit_in_flight(self) -> int:
+        """Tokens that readers with credit may still be given, over all running streams."""
+        readers = (g.reader for g in self._running.values())
+        return sum(r.credit or 0 for r in readers if r is not None)
+
+    @property
     def detached(self) -> int:
         """Streams that run without a reader."""
         return sum(1 for g in self._running.values() if g.reader is None and g.resumable)

@@ -81,6 +81,7 @@ class Pipeline:
         self._clock = clock
         metrics.running.set_function(lambda: gate.held)
         metrics.tokens_ahead.set_function(lambda: directory.tokens_ahead)
+        metrics.credit_in_flight.set_function(lambda: directory.credit_in_flight)
         metrics.detached.set_function(lambda: directory.detached)
         metrics.retained.set_function(lambda: directory.retained)
         metrics.adaptive_delay.set_function(lambda: grid.adaptive.delay_ms / 1000)

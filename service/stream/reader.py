@@ -133,6 +133,11 @@ class StreamReader:
         return self.stream.count - self.position
 
     @property
+    def credit(self) -> int | None:
+        """Tokens that may still be delivered before the next grant; None: without bound."""
+        return None if self._limit == NEVER else max(0, self._limit - self.position)
+
+    @property
     def closed(self) -> bool:
         """Whether it has left or was broken off."""
         return self._state is _CLOSED

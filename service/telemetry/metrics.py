@@ -71,6 +71,12 @@ class StreamMetrics:
             registry=self.registry,
         )
 
+        self.credit_in_flight = Gauge(
+            "tokenstream_credit_in_flight_tokens",
+            "Tokens that were granted and not delivered yet, over all running streams with credit.",
+            registry=self.registry,
+        )
+
     def watch_scheduler(self, report: Callable[[], SchedulerReport]) -> None:
         """Let the engine scheduler's figures be metrics too."""
         self.registry.register(SchedulerMetrics(report))

@@ -77,6 +77,36 @@ def test_streams_are_counted_as_read_detached_and_retained(generations: Generati
     assert (len(directory), directory.detached, directory.retained) == (2, 0, 1)
 
 
+def test_tokens_ahead_of_readers_and_credit_in_flight_are_of_running_streams(
+    generations: Generations,
+) -> None:
+    directory = generations.directory
+    plain, credited, away = (
+        generations.begin("plain"),
+        generations.begin("credited", credit=10),
+        generations.begin("away", detach=True),
+    )
+    for generation in (plain, credited, away):
+        push(generation, "abcdefgh")
+    reader = generations.read(plain)
+    reader.take()
+    limited = generations.read(credited)
+    limited.take()
+    push(credited, "abcdef")
+    limited.take()  # two of them: the credit is spent
+    gone = generations.read(away)
+    gone.take()
+    away.leave(gone)
+    push(away, "xyz")
+    assert (directory.tokens_ahead, directory.credit_in_flight) == (4 + 3, 0)
+    limited.grant(17)
+    limited.take()
+    assert (directory.tokens_ahead, directory.credit_in_flight) == (3, 3)
+    stream_of(credited).push([97], STOP)
+    credited.complete()
+    assert (directory.tokens_ahead, directory.credit_in_flight) == (3, 0)
+
+
 def test_a_detached_stream_expires_when_its_time_to_live_has_passed_and_not_before(
     generations: Generations,
 ) -> None:

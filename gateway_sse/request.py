@@ -52,6 +52,8 @@ FIELDS: Final[Mapping[str, Kind]] = {
     "include_stop": Kind.BOOLEAN,
     "max_delay_ms": Kind.INTEGER,
     "max_tokens_per_message": Kind.INTEGER,
+    "reading_tokens_per_second": Kind.NUMBER,
+    "priority": Kind.TEXT,
 }
 
 

@@ -27,6 +27,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--jobs", type=int, default=jobs, help="runs at once (%(default)s)")
     add("--sustainable", type=float, help="requests/s that the engine sustains; else measured")
     add("--tuning", action="store_true", help="instead: vLLM's scheduler with other settings")
+    add("--on-cpu", action="store_true", help="instead: the short form on vLLM's real CPU engine")
     add("--json", type=Path, metavar="FILE", help="write each run's figures there, a line each")
     add("--write", action="store_true", help="put tables and pictures into docs/scheduler.md")
     arguments = parser.parse_args(argv)
@@ -50,6 +51,14 @@ def main(argv: Sequence[str]) -> int:
         print(tables, end="")
         if arguments.write:
             page.write(page.TUNING, argv, tables)
+        return 0
+    if arguments.on_cpu:
+        from bench.scheduling import on_cpu
+
+        tables = on_cpu.compare()
+        print(tables, end="")
+        if arguments.write:
+            page.write(page.ON_CPU, argv, tables)
         return 0
     sustainable, words = _sustainable(arguments.sustainable)
     _tell(words)

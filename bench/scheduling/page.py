@@ -10,6 +10,7 @@ from bench.scheduling.compare import Outcome
 
 PROGRAM = "bench.scheduling"
 TUNING = f"{PROGRAM} --tuning"
+ON_CPU = f"{PROGRAM} --on-cpu"
 _PAGE = ROOT / "docs" / "scheduler.md"
 _IMAGES = ROOT / "docs" / "images" / "scheduler"
 

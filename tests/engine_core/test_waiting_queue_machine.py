@@ -85,8 +85,8 @@ class Waits(RuleBasedStateMachine):
         self.come_back_that_were_passed_over()
         self.queue.queue_s = self.naive.queue_s = queue_s
         self.naive.spare_tokens, self.naive.taken = spare, 0
-        self.naive.over = self.over_their_share(held)
         self.room.step(span, spare, held)
+        self.naive.over = self.over_their_share(held)
         self.next, self.looked = None, False
 
     @rule()

@@ -86,8 +86,8 @@ async def _stall(client: AsyncClient, number: int, until: asyncio.Event) -> None
         async for event in stream:
             taken += len(getattr(event, "token_ids", ()))
             if taken >= _STALLS_AFTER:
+                await until.wait()  # inside the loop: behind it the client has left
                 break
-        await until.wait()
 
 
 @asynccontextmanager

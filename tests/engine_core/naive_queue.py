@@ -18,9 +18,11 @@ class NaiveQueue:
     taken: int = 0  # in this step
     over: set[str] = field(default_factory=set)  # tenants that hold more than their share
     again: set[Waiter] = field(default_factory=set)  # were taken, and wait again
+    unsure: bool = False  # nobody may be next either, at the last question
 
     def may_be_next(self, among: Iterable[Waiter]) -> list[Waiter]:
         """Those that are first by the rules: several where the rules leave it open."""
+        self.unsure = False
         tenants: dict[tuple[int, str], list[Waiter]] = {}
         for waiter in among:
             said = self.room.states[waiter.request_id].said
@@ -44,7 +46,10 @@ class NaiveQueue:
     def _within_its_share(self, tenant: str, firsts: list[Waiter]) -> list[Waiter]:
         if tenant not in self.over:
             return firsts
-        return [] if self.taken else [w for w in firsts if w.num_tokens <= self.spare_tokens]
+        fit = [] if self.taken else [w for w in firsts if w.num_tokens <= self.spare_tokens]
+        # Where the rules leave open who is first, it may be one that does not fit.
+        self.unsure |= 0 < len(fit) < len(firsts)
+        return fit
 
     def _first_of_a_tenant(self, waiters: list[Waiter]) -> list[Waiter]:
         ranks = {waiter: self._rank(waiter) for waiter in waiters}

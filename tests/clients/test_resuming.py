@@ -72,7 +72,7 @@ async def test_a_lost_connection_is_a_gap_in_time_and_nothing_else(
 ) -> None:
     go_on = asyncio.Event()
     service.script = [started(), *deltas(*"abc"), go_on, *deltas(*"abcdef")[3:], finished(6)]
-    events = aiter(client.generate("Hi"))
+    events = aiter(client.generate("Hi", max_delay_ms=7, reading_tokens_per_second=4.5))
     got = await read(events, 4)
     proxy.cut()
     go_on.set()
@@ -81,6 +81,9 @@ async def test_a_lost_connection_is_a_gap_in_time_and_nothing_else(
     assert [type(event) for event in got] == [Started, *[Delta] * 6, Finished]
     (resumed,) = service.resumed
     assert (resumed.stream_id, resumed.next_token_index) == (STREAM_ID, 3)
+    # How fast it is read stays as the request had it: the service refuses it in a Resume.
+    assert not resumed.stream.HasField("reading_tokens_per_second")
+    assert resumed.stream.max_delay_ms == 7
     assert resumed.stream.on_disconnect == 0
     assert not resumed.stream.HasField("time_to_live_ms")
     assert len(service.requests) == 1

@@ -39,6 +39,7 @@ from tokenstream_client.events import Delta, Event, Finished, Started
 STREAM_LOST: Final = "STREAM_LOST"
 _BROKEN_STREAM: Final = "BROKEN_STREAM"
 _LARGEST_LIMIT: Final = 2**32 - 1
+_OF_EACH_READER: Final = ("max_delay_ms", "max_tokens_per_message")
 # How a call ends, without a word of the service's, when what is between has failed.
 _LOSSES: Final = ("UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN")
 
@@ -107,11 +108,13 @@ class Answer:
         """Return what to send on a new connection, in a session with `credit`."""
         message = self._opening
         if isinstance(message, pb.GenerateRequest) and self._seen_start:
-            stream = pb.StreamOptions()
-            stream.CopyFrom(message.stream)
-            for field in ("on_disconnect", "time_to_live_ms", "credit"):
-                stream.ClearField(field)
-            message = pb.ResumeRequest(stream=stream)
+            # Only what says how this reader gets it; the rest stays as the request had it.
+            delivery = {
+                field.name: value
+                for field, value in message.stream.ListFields()
+                if field.name in _OF_EACH_READER
+            }
+            message = pb.ResumeRequest(stream=pb.StreamOptions(**delivery))
         if isinstance(message, pb.ResumeRequest):
             message.stream_id = self.stream_id
             message.next_token_index = self.next_token_index

@@ -226,11 +226,9 @@ class Sessions(RuleBasedStateMachine):
                     text += decoding.tail
                 self.add_delta(message, identity, reading.position, after, text)
                 reading.position = after
-            elif decoding.late and decoding.tail and after == decoding.tokens:
-                if not reading.tail_sent:
+            elif after == decoding.tokens:  # and not merely out of credit
+                if decoding.late and decoding.tail and not reading.tail_sent:
                     self.add_delta(message, identity, after, after, decoding.tail)
-                reading.tail_sent = True
-            else:
                 reading.tail_sent = True
             if after == decoding.tokens and reading.tail_sent and most != 1:
                 message.finished.add(id=identity)

@@ -1,7 +1,7 @@
 """All runs of a comparison, in processes of their own."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -41,11 +41,11 @@ class Outcome:
     live_tokens: tuple[int, ...]
 
 
-def tasks(cases: Sequence[Case], seeds: int, sustainable: float) -> list[Task]:
-    """All runs of these cases, seed by seed from 1."""
+def tasks(cases: Sequence[Case], seeds: Iterable[int], sustainable: float) -> list[Task]:
+    """All runs of these cases, seed by seed."""
     return [
         Task(case.name, variant.name, seed, sustainable)
-        for seed in range(1, seeds + 1)
+        for seed in seeds
         for case in cases
         for variant in case.variants
     ]

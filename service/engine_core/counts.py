@@ -10,7 +10,6 @@ class SchedulerCounts:
 
     def __init__(self) -> None:
         self.failures = 0
-        self.parkings = 0
         self.given_up = 0
         self.evicted_parked = 0
         self.preemptions = 0

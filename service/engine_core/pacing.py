@@ -3,10 +3,8 @@
 A place is KV blocks. A reader that has text for many seconds needs no step now; evicting its
 request costs computing its context again later, and is worth that if the place goes to one that
 would otherwise run dry. In a burst that moves work behind the burst. Past capacity it only adds
-work, so:
-
-1. what is computed again is paid from a budget (`RecomputeBudget`), and
-2. once requests wait that are late already, nobody is evicted for those that are not.
+work, so what is computed again is paid from a budget (`RecomputeBudget`), which earns most while
+nobody needs it, and nothing any more once requests wait that are late already.
 """
 
 import heapq
@@ -20,12 +18,13 @@ _MOST_VICTIMS = 32  # for one request
 class RecomputeBudget:
     """Seconds of the engine's time that may go into computing evicted requests again.
 
-    It earns `share` of the time that passes while requests wait, ten times that while none does,
-    and saves up at most `reserve_s`.
+    It earns `share` of the time that passes while somebody needs a place, `share_in_peace` while
+    nobody does, nothing while some are late already, and saves up at most `reserve_s`.
     """
 
-    def __init__(self, share: float, reserve_s: float) -> None:
+    def __init__(self, share: float, share_in_peace: float, reserve_s: float) -> None:
         self._share = share
+        self._share_in_peace = share_in_peace
         self._reserve_s = reserve_s
         self._seconds = reserve_s
         self._at: float | None = None
@@ -35,11 +34,15 @@ class RecomputeBudget:
         """What may be spent now."""
         return self._seconds
 
-    def pass_time(self, now: float, *, contended: bool) -> None:
-        """Earn what the time since the last call is worth."""
-        if self._at is not None:
-            rate = self._share if contended else 10 * self._share
-            self._seconds = min(self._reserve_s, self._seconds + rate * (now - self._at))
+    def pass_time(self, now: float, *, urgent: bool, late: bool) -> None:
+        """Earn what the time since the last call is worth.
+
+        `urgent`: somebody waits whose reader has nothing to read, or soon has not; `late`: for
+        some it is too late already, so more is asked for than can be served well.
+        """
+        if self._at is not None and not late:
+            share = self._share if urgent else self._share_in_peace
+            self._seconds = min(self._reserve_s, self._seconds + share * (now - self._at))
         self._at = now
 
     def spend(self, seconds: float) -> None:

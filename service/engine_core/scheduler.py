@@ -4,9 +4,11 @@ A thin shell round the policies, which know no vLLM: they say who waits for its 
 and who gives its room up, and this class makes vLLM 0.32.0 do it. What is relied on, and pinned by
 tests/engine_core/test_vllm_as_relied_on.py:
 
-- a running request whose `next_decode_eligible_step` lies ahead gets no step and keeps its blocks;
+- a running request whose `next_decode_eligible_step` lies ahead gets no step and keeps its blocks
+  (`parking`);
 - under KV pressure the last of `running` is preempted, so those that are parked stand last;
-- waiting requests never evict running ones, so room for them is made before `super().schedule()`;
+- waiting requests never evict running ones, so room for them is made before `super().schedule()`
+  (`making_room`);
 - `waiting` is ours (`waiting_queue`): vLLM takes what that says is next, or nothing.
 
 Whatever a decision raises is logged once and counted, and that step is vLLM's own: all that is
@@ -14,7 +16,6 @@ parked runs again, and what waits comes as it is ordered. The engine never ends 
 """
 
 import heapq
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ from vllm.v1.request import Request, RequestStatus
 from service.engine_core import control
 from service.engine_core.counts import SchedulerCounts
 from service.engine_core.fair_shares import FairShares
-from service.engine_core.pacing import AdmissionRate, RecomputeBudget, StepCosts, victims
+from service.engine_core.making_room import Cache, RoomMaker
+from service.engine_core.pacing import AdmissionRate, StepCosts
+from service.engine_core.parking import NEVER, Parking
 from service.engine_core.settings import KEY, Said, Settings
 from service.engine_core.stream_state import StreamState
 from service.engine_core.support import refuse_what_is_not_supported
@@ -39,8 +42,6 @@ from service.engine_core.waiting_queue import WaitingQueue
 logger = init_logger(__name__)
 
 HOPELESS = "tokenstream: deadline"  # the stop reason of a request that was given up
-_NEVER = 1 << 60
-_LOOK_AHEAD = 4  # waiting requests for which room is made in a step
 
 
 class StreamScheduler(AsyncScheduler):
@@ -64,24 +65,23 @@ class StreamScheduler(AsyncScheduler):
         )
         self.counts = SchedulerCounts()
         self._states: dict[str, StreamState] = {}
-        self._parked: set[Request] = set()
         self._without_token: set[Request] = set()
         self._deadlines: list[tuple[float, str]] = []  # a heap; ids that have left are skipped
         self._given_up: list[Request] = []
         self._shares = FairShares(settings.weights, enabled=settings.fair_shares)
-        self._budget = RecomputeBudget(settings.recompute_share, settings.recompute_reserve_s)
-        self._deadline_budget = RecomputeBudget(
-            settings.deadline_share, settings.recompute_reserve_s
-        )
         self._costs = StepCosts()
         self._admissions = AdmissionRate()
         self._updated_at: float | None = None
-        self._heard_at = -math.inf
         self.is_ending: Callable[[], bool] = lambda: False  # the engine finishes what it has
-        self._look_at_step = 0
         self._most_active: int = self.max_num_active_reqs
         self.waiting: WaitingQueue[Request] = WaitingQueue(
             self._states.__getitem__, self._shares, settings, self._failed
+        )
+        self._parking: Parking[Request] = Parking(
+            self._states, self.waiting, settings, 1 + self.num_spec_tokens
+        )
+        self._room = RoomMaker(
+            self._states, self._parking, self.waiting, self._shares, self._costs, settings
         )
         control.end_with_parent()
 
@@ -139,12 +139,13 @@ class StreamScheduler(AsyncScheduler):
 
     def has_requests(self) -> bool:
         """See `Scheduler`. False if all that is unfinished waits for its reader."""
-        if (self._parked or self.waiting.held) and (self.hears_nothing() or self.is_ending()):
+        parked, waiting = self._parking.requests, self.waiting
+        if (parked or waiting.held) and (self.hears_nothing() or self.is_ending()):
             self.run_everything()
         if (
-            (self._parked or self.waiting.held)
-            and len(self._parked) == len(self.running)
-            and self.waiting.held == len(self.waiting)
+            (parked or waiting.held)
+            and len(parked) == len(self.running)
+            and waiting.held == len(waiting)
             and not self.kv_holding_waiting
             and self._pause_state is PauseState.UNPAUSED
         ):
@@ -162,7 +163,7 @@ class StreamScheduler(AsyncScheduler):
         state.preemptions += 1
         state.evicted, state.evicted_at = True, self.clock()
         state.tokens = request.num_output_tokens
-        self._parked.discard(request)
+        self._parking.forget(request)
         self._without_token.discard(request)
         request.next_decode_eligible_step = 0
         self.counts.preempted(request.num_computed_tokens, parked=state.parked)
@@ -174,7 +175,7 @@ class StreamScheduler(AsyncScheduler):
         account = None
         state = self._states.pop(request.request_id, None)
         if state is not None:
-            self._parked.discard(request)
+            self._parking.forget(request)
             self._without_token.discard(request)
             with self._contained():
                 self._charge(state, request.num_output_tokens)
@@ -193,41 +194,30 @@ class StreamScheduler(AsyncScheduler):
         An empty message says that the service is there; where none ever was, as under vLLM's own
         frontends, nobody is parked.
         """
-        self._heard_at = self.clock()
+        now = self.clock()
+        self._parking.hear(now)
         for request_id, position in zip(request_ids, positions, strict=True):
             state = self._states.get(request_id)
-            if state is None:
-                continue
-            if position < state.position:
-                self._look_at_step = 0  # somebody reads it again from further back
-            state.position = position
-            if state.parked:
+            if state is not None:
                 request = self.requests[request_id]
-                settings = self.settings
-                most = state.may_be_ahead(settings.high_mark, settings.first_mark)
-                if request.num_output_tokens - position <= min(settings.low_mark, most // 2):
-                    self._unpark(request, state, self.clock())
+                if self._parking.reader_moved(state, position, request.num_output_tokens):
+                    self._parking.unpark(request, state, self.current_step, now)
 
     def hears_nothing(self) -> bool:
         """Whether the service has been silent for too long to wait for its readers."""
-        return self.clock() - self._heard_at > self.settings.silence_s
+        return self._parking.hears_nothing(self.clock())
 
     def run_everything(self) -> None:
         """Let go of all that waits for its reader, until the next look at it."""
-        now = self.clock()
-        for request in [*self._parked, *self.waiting]:
-            state = self._states.get(request.request_id)
-            if state is not None and state.parked:
-                self._unpark(request, state, now)
-        self._look_at_step = self.current_step + self.settings.high_mark
+        self._parking.unpark_all(self.current_step, self.clock())
 
     def report(self) -> dict[str, Any]:
         """Return how it stands: the service's `SchedulerReport`, by its fields' names."""
         counts = self.counts
         return {
-            "parked": len(self._parked),
+            "parked": len(self._parking.requests),
             "parked_away": self.waiting.held,
-            "parkings": counts.parkings,
+            "parkings": self._parking.parkings,
             "evicted_parked": counts.evicted_parked,
             "preemptions": counts.preemptions,
             "given_up": counts.given_up,
@@ -240,73 +230,48 @@ class StreamScheduler(AsyncScheduler):
     # -- decisions -------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
+        parking, waiting = self._parking, self.waiting
         if (
-            self.current_step >= self._look_at_step
-            and self.settings.flow_control
+            self.settings.flow_control
             and self._pause_state is PauseState.UNPAUSED
             and not self.hears_nothing()
             and not self.is_ending()
         ):
-            self._park_who_is_ahead(now)
+            parking.look(self.running, self.current_step, now)
         if self._without_token:
             self._note_first_tokens(now)
         self._give_up_the_hopeless(now)
-        waiting = self.waiting
         self._admissions.pass_time(now)
         waiting.queue_s = self._admissions.seconds_for(len(waiting) - waiting.held)
-        waiting.begin_step(now, self._spare_tokens())
-        contended = len(waiting) > waiting.held
-        self._budget.pass_time(now, contended=contended)
-        self._deadline_budget.pass_time(now, contended=contended)
-        if contended:
+        all_parked = len(self.running) == len(parking.requests)
+        waiting.begin_step(now, self._room.spare_tokens(self._cache(), all_parked=all_parked))
+        self._room.pass_time(now)
+        if len(waiting) > waiting.held:
             if self._shares.contended:
                 self._charge_running()
             else:
                 self._shares.look_at({})
             self._make_room(now)
-        self.max_num_active_reqs = min(
-            self._most_active + len(self._parked), self.max_num_running_reqs
+        parked = len(parking.requests)
+        self.max_num_active_reqs = min(self._most_active + parked, self.max_num_running_reqs)
+        self.running = parking.last(self.running)
+
+    def _make_room(self, now: float) -> None:
+        """Evict who can spare its blocks for those who are next and urgent."""
+        for state in self._room.who_makes_room(self.running, self._cache(), now):
+            request = self.requests[state.request_id]
+            self.running.remove(request)
+            self._preempt_request(request, now)
+
+    def _cache(self) -> Cache:
+        manager = self.kv_cache_manager
+        pool = manager.block_pool
+        return Cache(
+            free_blocks=pool.get_num_free_blocks(),
+            blocks=pool.num_gpu_blocks,
+            kept_blocks=manager.watermark_blocks,
+            block_tokens=self.block_size,
         )
-        if self._parked:
-            self._parked_last()
-
-    def _park_who_is_ahead(self, now: float) -> None:
-        """Park those at the high mark; and work out when anybody can be there next."""
-        high, first = self.settings.high_mark, self.settings.first_mark
-        nearest = min(high, first)
-        for request in self.running:
-            state = self._states[request.request_id]
-            if state.parked:
-                continue
-            room = state.position + state.may_be_ahead(high, first) - request.num_output_tokens
-            room -= request.num_output_placeholders
-            if room > 0:
-                nearest = min(nearest, room)
-            elif request.is_prefill_chunk:
-                nearest = 1  # not in the middle of a prefill
-            else:
-                request.next_decode_eligible_step = _NEVER
-                state.park(now)
-                self._parked.add(request)
-                self.counts.parkings += 1
-        # A step decodes at most so many tokens of a request.
-        self._look_at_step = self.current_step + max(1, nearest // (1 + self.num_spec_tokens))
-
-    def _unpark(self, request: Request, state: StreamState, now: float) -> None:
-        state.unpark(now)
-        self._look_at_step = 0
-        if request in self._parked:
-            self._parked.discard(request)
-            request.next_decode_eligible_step = self.current_step + 1
-        else:
-            self.waiting.release(request)
-
-    def _parked_last(self) -> None:
-        """Let those under way stand before those that are parked, which are preempted first."""
-        parked, running = self._parked, self.running
-        if any(r not in parked for r in running[-len(parked) :]):
-            self.running = [r for r in running if r not in parked]
-            self.running += [r for r in running if r in parked]
 
     def _note_first_tokens(self, now: float) -> None:
         for request in [r for r in self._without_token if r.num_output_tokens]:
@@ -323,72 +288,6 @@ class StreamScheduler(AsyncScheduler):
             self.finish_requests(request_id, RequestStatus.FINISHED_ABORTED)
             self._given_up.append(request)
             self.counts.given_up += 1
-
-    def _spare_tokens(self) -> int:
-        """Room beyond what is kept free for requests that arrive."""
-        manager = self.kv_cache_manager
-        pool = manager.block_pool
-        kept = manager.watermark_blocks + int(self.settings.headroom * pool.num_gpu_blocks)
-        if len(self.running) == len(self._parked):
-            kept = 0
-        return int(pool.get_num_free_blocks() - kept) * self.block_size
-
-    def _make_room(self, now: float) -> None:
-        """Evict who can spare its blocks for those who are next and urgent."""
-        manager, settings = self.kv_cache_manager, self.settings
-        free = manager.block_pool.get_num_free_blocks() - manager.watermark_blocks
-        states: list[StreamState] | None = None
-        for request in self.waiting.upcoming(_LOOK_AHEAD):
-            free -= -(-(request.num_tokens + 1) // self.block_size)
-            if free >= 0:
-                continue
-            state = self._states[request.request_id]
-            over = self._shares.who_yields_to(state.said.tenant)
-            waits = state.first_token_at is None and now - state.arrived < settings.wait_s
-            if waits and not over:
-                continue
-            pace = settings.pacing and not self.waiting.has_late and not waits
-            if state.evicted and state.runs_dry_at() - now > settings.return_s:
-                pace = False  # its reader has time
-            if not pace and not over and not self._parked:
-                continue
-            if states is None:
-                states = self._states_of_running()
-            is_lost_late = state.said.deadline is not None and state.first_token_at is None
-            budget = self._deadline_budget if is_lost_late else self._budget
-            chosen = victims(
-                states,
-                -free * self.block_size,
-                max(now, state.runs_dry_at()) + (settings.spare_s if pace else _NEVER),
-                budget.seconds,
-                self._costs.prefill_token_s,
-                over,
-            )
-            if not chosen:
-                return
-            for victim in chosen:
-                self._evict(victim, budget, now)
-                states.remove(victim)
-                free += victim.room // self.block_size
-
-    def _states_of_running(self) -> list[StreamState]:
-        """Bring those up to date that can be evicted now."""
-        found = []
-        for request in self.running:
-            if not request.is_prefill_chunk and request.num_output_tokens:
-                state = self._states[request.request_id]
-                state.tokens = request.num_output_tokens
-                state.context = request.num_computed_tokens
-                state.room = -(-state.context // self.block_size) * self.block_size
-                found.append(state)
-        return found
-
-    def _evict(self, state: StreamState, budget: RecomputeBudget, now: float) -> None:
-        request = self.requests[state.request_id]
-        if not state.parked:
-            budget.spend(state.context * self._costs.prefill_token_s)
-        self.running.remove(request)
-        self._preempt_request(request, now)
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -407,7 +306,7 @@ class StreamScheduler(AsyncScheduler):
         """Get out of this step's way."""
         self._failed()
         self.run_everything()
-        self.waiting.begin_step(self.clock(), _NEVER)
+        self.waiting.begin_step(self.clock(), NEVER)
         self.max_num_active_reqs = self._most_active
 
     # -- accounts --------------------------------------------------------------------------------
@@ -423,7 +322,7 @@ class StreamScheduler(AsyncScheduler):
         if state.first_token_at is None:
             self._without_token.add(request)
         else:
-            self._look_at_step = 0
+            self._parking.look_again()
 
     def _charge_running(self) -> None:
         held: dict[str, int] = {}

@@ -22,9 +22,11 @@ class Settings:
     Pacing, of readers that declared a rate: one gives its place up only if it can read on for
     `spare_s` longer than the one that wants it, and only for one that has waited `wait_s`; it
     comes back when its reader has `return_s` left, or after `most_away_s`. `headroom` is the share
-    of the KV cache that is kept for arrivals while some are away. At most `recompute_share` of the
-    time goes into computing them again while requests wait, and `recompute_reserve_s` saved up;
-    for requests that are lost at their deadline another `deadline_share`.
+    of the KV cache that is kept for arrivals while some are away. What goes into computing them
+    again is at most `recompute_share` of the time in which requests need their places, and what was
+    saved up before: `recompute_share_in_peace` of the time in which none did, and no more than
+    `recompute_reserve_s`. Nothing is earned while requests wait that are late already. For
+    requests that are lost at their deadline there is another `deadline_share`.
 
     Late requests: one whose first token is `patience_s` later than its target is served behind
     those that are in time, until it has waited `patience_factor` times as long as it would have,
@@ -40,16 +42,17 @@ class Settings:
     first_mark: int = 64
     silence_s: float = 10.0
     pacing: bool = True
-    spare_s: float = 6.0
-    wait_s: float = 0.1
+    spare_s: float = 30.0
+    wait_s: float = 0.05
     return_s: float = 4.0
     most_away_s: float = 20.0
     headroom: float = 0.05
-    recompute_share: float = 0.015
-    recompute_reserve_s: float = 1.75
+    recompute_share: float = 0.03
+    recompute_share_in_peace: float = 0.1
+    recompute_reserve_s: float = 2.0
     deadline_share: float = 0.2
     patience_s: float = 1.0
-    patience_factor: float = 1.7
+    patience_factor: float = 1.5
     least_patience_s: float = 20.0
     fair_shares: bool = True
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -60,8 +63,9 @@ class Settings:
             raise ValueError("tokenstream: low_mark must be at least 0 and below high_mark")
         if self.first_mark < 1:
             raise ValueError("tokenstream: first_mark must be at least 1")
-        if not 0 <= self.headroom < 1 or not 0 <= self.recompute_share < 1:
-            raise ValueError("tokenstream: headroom and recompute_share must be in [0, 1)")
+        for name in ("headroom", "recompute_share", "recompute_share_in_peace", "deadline_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"tokenstream: {name} must be in [0, 1)")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError("tokenstream: a tenant's weight must be above 0")
 

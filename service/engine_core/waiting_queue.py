@@ -106,6 +106,14 @@ class WaitingQueue(Generic[R]):
         return any(lane.late for lane in self._lanes.values())
 
     @property
+    def has_urgent(self) -> bool:
+        """Whether requests wait without a first token, or evicted and about to run dry."""
+        return any(
+            lane.fresh or lane.late or (lane.returning and lane.returning[0][0] <= self._now)
+            for lane in self._lanes.values()
+        )
+
+    @property
     def held(self) -> int:
         """Number of those that are held."""
         return len(self._held)

@@ -18,7 +18,6 @@ from service.engine_core.scheduler import StreamScheduler
 from service.engine_core.settings import Settings
 
 NAME = "tests.engine_core.disturbed.DisturbedScheduler"
-NEVER = 1 << 60
 PARKED, RELEASED, EVICTED, EVICTED_PARKED = 0.06, 0.2, 0.01, 0.05  # chances, each step
 
 
@@ -50,15 +49,12 @@ class DisturbedScheduler(StreamScheduler):
             runs = request in self.running
             if state.parked:
                 if chance.random() < RELEASED:
-                    self._unpark(request, state, now)
+                    self._parking.unpark(request, state, self.current_step, now)
                 elif runs and chance.random() < EVICTED_PARKED:
                     self._evict_at_random(state, now)
             elif runs and not request.is_prefill_chunk and request.num_output_tokens:
                 if chance.random() < PARKED:
-                    request.next_decode_eligible_step = NEVER
-                    state.park(now)
-                    self._parked.add(request)
-                    self.counts.parkings += 1
+                    self._parking.park(request, state, now)
                 elif chance.random() < EVICTED:
                     self._evict_at_random(state, now)
         return super().schedule(throttle_prefills)

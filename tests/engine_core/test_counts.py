@@ -44,6 +44,6 @@ def test_a_preemption_counts_what_has_to_be_computed_again_and_whether_it_was_pa
     assert (counts.preemptions, counts.evicted_parked, counts.recomputed_tokens) == (3, 1, 123)
 
 
-@pytest.mark.parametrize("name", ["failures", "parkings", "given_up", "evicted_parked"])
+@pytest.mark.parametrize("name", ["failures", "given_up", "evicted_parked"])
 def test_the_counts_begin_at_zero(name: str) -> None:
     assert getattr(SchedulerCounts(), name) == 0

@@ -80,7 +80,7 @@ def test_one_that_was_parked_ends_when_decisions_fail_from_then_on(
     engine = ours()
     request = engine.add("a", output=30)
     engine.steps(20)
-    monkeypatch.setattr(type(engine.scheduler), "_park_who_is_ahead", fail)
+    monkeypatch.setattr(engine.scheduler._parking, "look", fail)
     engine.scheduler.readers_moved(["a"], [7])
     engine.steps(40)
     assert engine.scheduler.counts.failures > 0

@@ -17,18 +17,24 @@ spans = st.integers(0, 640).map(lambda ticks: ticks / 64)
 
 @given(
     st.floats(0, 0.5),
+    st.floats(0, 1),
     st.floats(0, 5),
-    st.lists(st.tuples(spans, st.booleans(), st.floats(0, 1)), max_size=40),
+    st.lists(st.tuples(spans, st.booleans(), st.booleans(), st.floats(0, 1)), max_size=40),
 )
 def test_no_more_is_ever_spent_on_recomputing_than_time_has_earned(
-    share: float, reserve_s: float, order: list[tuple[float, bool, float]]
+    share: float,
+    in_peace: float,
+    reserve_s: float,
+    order: list[tuple[float, bool, bool, float]],
 ) -> None:
-    budget, now, spent, earned = RecomputeBudget(share, reserve_s), 50.0, 0.0, 0.0
-    budget.pass_time(now, contended=True)
-    for span, contended, part in order:
+    budget, now = RecomputeBudget(share, in_peace, reserve_s), 50.0
+    spent = earned = 0.0
+    budget.pass_time(now, urgent=True, late=False)
+    for span, urgent, late, part in order:
         now += span
-        earned += span * share * (1 if contended else 10)
-        budget.pass_time(now, contended=contended)
+        if not late:
+            earned += span * (share if urgent else in_peace)
+        budget.pass_time(now, urgent=urgent, late=late)
         assert budget.seconds <= reserve_s
         spends = budget.seconds * part
         budget.spend(spends)
@@ -37,24 +43,24 @@ def test_no_more_is_ever_spent_on_recomputing_than_time_has_earned(
         assert spent <= reserve_s + earned + 1e-9
 
 
-def test_the_budget_earns_its_share_while_requests_wait_and_ten_times_that_while_none_does() -> (
-    None
-):
-    budget = RecomputeBudget(0.02, 100.0)
+def test_the_budget_earns_less_while_places_are_needed_and_nothing_once_some_are_late() -> None:
+    budget = RecomputeBudget(0.02, 0.2, 100.0)
     budget.spend(100.0)
-    budget.pass_time(1000.0, contended=True)
+    budget.pass_time(1000.0, urgent=True, late=False)
     assert budget.seconds == 0  # whatever was before the first look earns nothing
-    budget.pass_time(1010.0, contended=True)
+    budget.pass_time(1010.0, urgent=True, late=False)
     assert budget.seconds == pytest.approx(0.2)
-    budget.pass_time(1020.0, contended=False)
+    budget.pass_time(1020.0, urgent=False, late=False)
+    assert budget.seconds == pytest.approx(2.2)
+    budget.pass_time(1030.0, urgent=True, late=True)
     assert budget.seconds == pytest.approx(2.2)
 
 
 def test_the_budget_begins_with_its_reserve_and_saves_no_more() -> None:
-    budget = RecomputeBudget(0.5, 2.0)
+    budget = RecomputeBudget(0.5, 0.5, 2.0)
     assert budget.seconds == 2.0
     for now in (0.0, 1000.0):
-        budget.pass_time(now, contended=False)
+        budget.pass_time(now, urgent=False, late=False)
     assert budget.seconds == 2.0
 
 

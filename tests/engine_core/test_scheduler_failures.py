@@ -69,10 +69,10 @@ def replace(owner: Any, name: str, when: Callable[[int], bool]) -> _Raises:
 # Where a decision is taken, and whether every step comes there.
 DECISIONS: dict[str, tuple[Callable[[Engine], Any], str]] = {
     "the whole decision": (lambda made: made.scheduler, "_decide"),
-    "who is parked": (lambda made: made.scheduler, "_park_who_is_ahead"),
-    "who makes room": (lambda made: made.scheduler, "_make_room"),
+    "who is parked": (lambda made: made.scheduler._parking, "look"),
+    "who makes room": (lambda made: made.scheduler._room, "who_makes_room"),
     "who is given up": (lambda made: made.scheduler, "_give_up_the_hopeless"),
-    "the budget": (lambda made: made.scheduler._budget, "pass_time"),
+    "the budget": (lambda made: made.scheduler._room.budget, "pass_time"),
     "the rate of admissions": (lambda made: made.scheduler._admissions, "pass_time"),
     "the look ahead": (lambda made: made.scheduler.waiting, "upcoming"),
     "the shares, when running ones are charged": (lambda made: made.scheduler, "_charge_running"),

@@ -191,7 +191,7 @@ class Engine:
 
     def parked(self) -> set[str]:
         """The ids of those that wait for their readers and hold blocks."""
-        return {request.request_id for request in self.scheduler._parked}
+        return {request.request_id for request in self.scheduler._parking.requests}
 
     def check_exact(self, *request_ids: str) -> None:
         """Have all tokens of these (of all, without any) come, and are they the known ones?"""
@@ -208,7 +208,7 @@ class Engine:
         assert not scheduler.requests
         assert not scheduler.running
         assert not scheduler._states
-        assert not scheduler._parked
+        assert not scheduler._parking.requests
         assert not scheduler._without_token
         assert not scheduler._given_up
         assert not scheduler.deferred_waiting

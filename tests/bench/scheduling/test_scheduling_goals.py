@@ -95,7 +95,7 @@ def test_cases_are_chosen_by_name_and_an_unknown_one_is_refused() -> None:
 
 
 def test_each_seed_runs_every_variant() -> None:
-    wanted = tasks(chosen("flood"), 2, 10.0)
+    wanted = tasks(chosen("flood"), range(6, 8), 10.0)
     assert [(t.variant, t.seed) for t in wanted] == [
-        (variant, seed) for seed in (1, 2) for variant in ("vllm", "ours", "alone")
+        (variant, seed) for seed in (6, 7) for variant in ("vllm", "ours", "alone")
     ]

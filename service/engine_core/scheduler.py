@@ -9,7 +9,9 @@ tests/engine_core/test_vllm_as_relied_on.py:
 - under KV pressure the last of `running` is preempted, so those that are parked stand last;
 - waiting requests never evict running ones, so room for them is made before `super().schedule()`
   (`making_room`);
-- `waiting` is ours (`waiting_queue`): vLLM takes what that says is next, or nothing.
+- `waiting` is ours (`waiting_queue`): vLLM takes what that says is next, or nothing;
+- LoRA adapters are counted when a request is admitted, among those that get a step, so one that
+  was parked has to come in anew if others took its adapter's slot.
 
 Whatever a decision raises is logged once and counted, and that step is vLLM's own: all that is
 parked runs again, and what waits comes as it is ordered. The engine never ends because of it.
@@ -55,6 +57,7 @@ class StreamScheduler(AsyncScheduler):
     running: list[Request]
     max_num_active_reqs: int
     block_size: int
+    lora_config: Any  # vLLM's `LoRAConfig`, or None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,6 +110,8 @@ class StreamScheduler(AsyncScheduler):
             self._decide(now)
         except Exception:
             self._let_vllm_decide()
+        if self.lora_config is not None:
+            self._evict_whose_adapter_has_no_slot(now)
         self.counts.decided(time.perf_counter() - began)
         scheduled = super().schedule(throttle_prefills)
         with self._contained():
@@ -259,9 +264,22 @@ class StreamScheduler(AsyncScheduler):
     def _make_room(self, now: float) -> None:
         """Evict who can spare its blocks for those who are next and urgent."""
         for state in self._room.who_makes_room(self.running, self._cache(), now):
-            request = self.requests[state.request_id]
-            self.running.remove(request)
-            self._preempt_request(request, now)
+            self._evict(self.requests[state.request_id], now)
+
+    def _evict_whose_adapter_has_no_slot(self, now: float) -> None:
+        """Let those wait again whose LoRA adapter lost its slot while they were parked."""
+        have_a_slot: set[int] = set()
+        parked = self._parking.requests
+        for request in [r for r in self.running if r.lora_request and r not in parked]:
+            adapter = request.lora_request.lora_int_id
+            if adapter in have_a_slot or len(have_a_slot) < self.lora_config.max_loras:
+                have_a_slot.add(adapter)
+            else:
+                self._evict(request, now)
+
+    def _evict(self, request: Request, now: float) -> None:
+        self.running.remove(request)
+        self._preempt_request(request, now)
 
     def _cache(self) -> Cache:
         manager = self.kv_cache_manager

@@ -47,9 +47,12 @@ class ByHand:
             block_size=BLOCK_SIZE,
         )
 
-    def add(self, request_id: str, prompt: int = 8, output: int = 50, **said: Any) -> Any:
-        """A request arrives."""
+    def add(
+        self, request_id: str, prompt: int = 8, output: int = 50, adapter: int = 0, **said: Any
+    ) -> Any:
+        """A request arrives, for the LoRA adapter of that number if there is one."""
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
         request = Request(
@@ -59,6 +62,7 @@ class ByHand:
                 max_tokens=output, ignore_eos=True, extra_args={"tokenstream": said}
             ),
             pooling_params=None,
+            lora_request=LoRARequest(f"lora {adapter}", adapter, "/nowhere") if adapter else None,
         )
         self.scheduler.add_request(request)
         return request

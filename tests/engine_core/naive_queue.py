@@ -43,6 +43,10 @@ class NaiveQueue:
         """Whether the first token of one of these cannot come in time any more."""
         return any(self._rank(waiter)[0] in (1, 4) for waiter in among)
 
+    def has_urgent(self, among: Iterable[Waiter]) -> bool:
+        """Whether one of these has no token yet, or a reader about to run dry."""
+        return any(self._rank(waiter)[0] not in (3, 5) for waiter in among)
+
     def _within_its_share(self, tenant: str, firsts: list[Waiter]) -> list[Waiter]:
         if tenant not in self.over:
             return firsts

@@ -148,3 +148,32 @@ def test_the_last_token_carries_an_account_of_where_the_time_went(
     )
     assert not engine.scheduler._states
     assert engine.scheduler._shares.counters() == {}
+
+
+def test_more_adapters_than_slots_come_back_from_parking_one_after_another(
+    clock: FakeClock,
+) -> None:
+    from service.engine_core.scheduler import StreamScheduler
+
+    config = vllm_config(
+        max_num_seqs=8,
+        enable_lora=True,
+        max_loras=2,
+        max_lora_rank=8,
+        additional_config={"tokenstream": SETTINGS},
+    )
+    engine = ByHand(StreamScheduler, config)
+    engine.scheduler.clock = clock
+    engine.scheduler.readers_moved([], [])
+    # Each is parked when the next one comes, so all six have been let in, two adapters at most in
+    # a step; and then all are read at once.
+    requests = []
+    for number in range(6):
+        requests.append(engine.add(str(number), output=30, adapter=1 + number % 3))
+        engine.steps(10)
+    assert len(engine.scheduler.running) == 6
+    engine.scheduler.readers_moved([str(n) for n in range(6)], [8] * 6)
+    for request in requests:
+        assert ended_within(engine, request, 200)
+    assert [request.num_output_tokens for request in requests] == [30] * 6
+    assert engine.scheduler.counts.failures == 0

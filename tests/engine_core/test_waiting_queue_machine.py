@@ -220,6 +220,10 @@ class Waits(RuleBasedStateMachine):
     def has_late(self) -> None:
         assert self.queue.has_late == self.naive.has_late(self.open)
 
+    @rule()
+    def has_urgent(self) -> None:
+        assert self.queue.has_urgent == self.naive.has_urgent(self.open)
+
     def look(self) -> Waiter | None:
         """Whoever is next, found to be right; the same until it is taken or a step begins."""
         self.looked = True

@@ -8,6 +8,7 @@ of tenants over their share for one whose tenant is not. What that costs is paid
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic
 
 from service.engine_core.fair_shares import FairShares
 from service.engine_core.pacing import RecomputeBudget, StepCosts, victims
@@ -34,7 +35,7 @@ class Cache:
         return -(-tokens // self.block_tokens)
 
 
-class RoomMaker:
+class RoomMaker(Generic[R]):
     """See above; `costs` is kept up by the scheduler, and read here."""
 
     def __init__(

@@ -83,7 +83,7 @@ class StreamScheduler(AsyncScheduler):
         self._parking: Parking[Request] = Parking(
             self._states, self.waiting, settings, 1 + self.num_spec_tokens
         )
-        self._room = RoomMaker(
+        self._room: RoomMaker[Request] = RoomMaker(
             self._states, self._parking, self.waiting, self._shares, self._costs, settings
         )
         control.end_with_parent()

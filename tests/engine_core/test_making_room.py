@@ -1,4 +1,5 @@
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class Full:
             1,
         )
         self.costs = StepCosts()
-        self.maker = RoomMaker(
+        self.maker: RoomMaker[Runs] = RoomMaker(
             self.room.states,
             self.parking,
             self.room.queue,  # type: ignore[arg-type]
@@ -38,7 +39,7 @@ class Full:
             self.settings,
         )
 
-    def runs(self, text_s: float = 0.0, *, parked: bool = False, **said: object) -> Runs:
+    def runs(self, text_s: float = 0.0, *, parked: bool = False, **said: Any) -> Runs:
         """One whose reader has text for so long, in 320 tokens of the cache."""
         waiter = self.room.comes(**said)
         self.room.step()
@@ -52,7 +53,7 @@ class Full:
             self.parking.park(request, state, self.room.now)
         return request
 
-    def waits(self, **said: object) -> Waiter:
+    def waits(self, **said: Any) -> Waiter:
         waiter = self.room.comes(**said)
         self.room.step(1.0)
         return waiter

@@ -23,16 +23,28 @@ _FOR_EVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The KV cache as it is now, in blocks. `kept`: free, but not for waiting requests."""
+    """The KV cache as it is now, in blocks, and the places of the model runner.
+
+    `kept_blocks`: free, but not for waiting requests; `groups`: of layers that have blocks of their
+    own; `lookahead_tokens`: that get room beyond a request's own, for drafts; `free_places`:
+    requests that can run beside those that do.
+    """
 
     free_blocks: int
     blocks: int
     kept_blocks: int
     block_tokens: int
+    free_places: int
+    groups: int = 1
+    lookahead_tokens: int = 0
 
     def blocks_for(self, tokens: int) -> int:
-        """How many blocks so many tokens take."""
-        return -(-tokens // self.block_tokens)
+        """How many blocks so many tokens take, in all groups; less where a window bounds them."""
+        return self.groups * -(-tokens // self.block_tokens)
+
+    def tokens_in(self, blocks: int) -> int:
+        """How many tokens so many blocks have room for."""
+        return blocks // self.groups * self.block_tokens
 
 
 class RoomMaker(Generic[R]):
@@ -57,12 +69,17 @@ class RoomMaker(Generic[R]):
         self.budget = RecomputeBudget(
             settings.recompute_share, settings.recompute_share_in_peace, reserve_s
         )
+        # Of their own, and earned also while requests are late: those of a flood always are.
+        self.fair_budget = RecomputeBudget(
+            settings.recompute_share, settings.recompute_share_in_peace, reserve_s
+        )
         self.deadline_budget = RecomputeBudget(settings.deadline_share, 1.0, reserve_s)
 
     def pass_time(self, now: float) -> None:
         """Earn what may be spent on computing evicted requests again."""
         urgent, late = self._waiting.has_urgent, self._waiting.has_late
         self.budget.pass_time(now, urgent=urgent, late=late)
+        self.fair_budget.pass_time(now, urgent=urgent, late=False)
         self.deadline_budget.pass_time(now, urgent=urgent, late=False)
 
     def spare_tokens(self, cache: Cache, *, all_parked: bool) -> int:
@@ -70,16 +87,17 @@ class RoomMaker(Generic[R]):
         kept = 0
         if not all_parked:
             kept = cache.kept_blocks + int(self._settings.headroom * cache.blocks)
-        return (cache.free_blocks - kept) * cache.block_tokens
+        return cache.tokens_in(cache.free_blocks - kept)
 
     def who_makes_room(self, running: Iterable[R], cache: Cache, now: float) -> list[StreamState]:
         """Choose who gives up its blocks for those who are next, and pay for it."""
-        free = cache.free_blocks - cache.kept_blocks
+        free, places = cache.free_blocks - cache.kept_blocks, cache.free_places
         able: list[StreamState] | None = None
         found: list[StreamState] = []
         for request in self._waiting.upcoming(_LOOK_AHEAD):
-            free -= cache.blocks_for(request.num_tokens + 1)
-            if free >= 0:
+            free -= cache.blocks_for(request.num_tokens + 1 + cache.lookahead_tokens)
+            places -= 1
+            if free >= 0 and places >= 0:
                 continue
             state = self._states[request.request_id]
             over = self._shares.who_yields_to(state.said.tenant)
@@ -88,13 +106,17 @@ class RoomMaker(Generic[R]):
                 continue
             if not paces and not over and not self._parking.requests:
                 continue
+            if free >= 0 and not self._parking.requests:
+                continue  # only parked ones give way for a place alone
             if able is None:
                 able = self._who_can_be_evicted(running, cache)
-            is_lost_late = state.said.deadline is not None and state.first_token_at is None
-            budget = self.deadline_budget if is_lost_late else self.budget
+            if state.said.deadline is not None and state.first_token_at is None:
+                budget = self.deadline_budget
+            else:
+                budget = self.fair_budget if over else self.budget
             chosen = victims(
-                able,
-                -free * cache.block_tokens,
+                able if free < 0 else [state for state in able if state.parked],
+                max(1, -cache.tokens_in(free)),
                 max(now, state.runs_dry_at()) + (self._settings.spare_s if paces else _FOR_EVER),
                 budget.seconds,
                 self._costs.prefill_token_s,
@@ -106,7 +128,8 @@ class RoomMaker(Generic[R]):
                 if not victim.parked:
                     budget.spend(victim.context * self._costs.prefill_token_s)
                 able.remove(victim)
-                free += victim.room // cache.block_tokens
+                free += cache.blocks_for(victim.room)
+            places += len(chosen)
             found += chosen
         return found
 
@@ -126,6 +149,6 @@ class RoomMaker(Generic[R]):
                 state = self._states[request.request_id]
                 state.tokens = request.num_output_tokens
                 state.context = request.num_computed_tokens
-                state.room = cache.blocks_for(state.context) * cache.block_tokens
+                state.room = cache.tokens_in(cache.blocks_for(state.context))
                 found.append(state)
         return found

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 
 from service.engine_core.stream_state import StreamState
 
-_MOST_VICTIMS = 32  # for one request
+_MOST_VICTIMS = 32  # for one request, beside those that are parked
 
 
 class RecomputeBudget:
@@ -119,7 +119,9 @@ def victims(
     ]
     chosen: list[StreamState] = []
     got, cost = 0, 0.0
-    for state in heapq.nlargest(_MOST_VICTIMS, able, key=lambda s: (s.parked, s.runs_dry_at())):
+    parked = sum(state.parked for state in able)
+    most = parked + _MOST_VICTIMS
+    for state in heapq.nlargest(most, able, key=lambda s: (s.parked, s.runs_dry_at())):
         if got >= wanted_tokens:
             break
         if not state.parked:

@@ -103,6 +103,8 @@ class Parking(Generic[R]):
 
     def park(self, request: R, state: StreamState, now: float) -> None:
         """Give it no steps from now on."""
+        if not state.parked:
+            state.may_step_at = request.next_decode_eligible_step
         request.next_decode_eligible_step = NEVER
         state.park(now)
         self.requests.add(request)
@@ -114,7 +116,8 @@ class Parking(Generic[R]):
         self.look_again()
         if request in self.requests:
             self.requests.discard(request)
-            request.next_decode_eligible_step = step + 1
+            # Not before vLLM would have let it: with pipeline stages each has its turn.
+            request.next_decode_eligible_step = max(state.may_step_at, step + 1)
         else:
             self._waiting.release(request)
 

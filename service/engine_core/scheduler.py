@@ -78,7 +78,11 @@ class StreamScheduler(AsyncScheduler):
         self.is_ending: Callable[[], bool] = lambda: False  # the engine finishes what it has
         self._most_active: int = self.max_num_active_reqs
         self.waiting: WaitingQueue[Request] = WaitingQueue(
-            self._states.__getitem__, self._shares, settings, self._failed
+            self._states.__getitem__,
+            self._shares,
+            settings,
+            self._failed,
+            lambda request: request.status == RequestStatus.RUNNING,
         )
         self._parking: Parking[Request] = Parking(
             self._states, self.waiting, settings, 1 + self.num_spec_tokens
@@ -97,7 +101,8 @@ class StreamScheduler(AsyncScheduler):
             said = Said.from_extra_args(None if params is None else params.extra_args)
             state = StreamState(request.request_id, said, self.clock())
             self._states[request.request_id] = state
-            self._shares.arrive(said.tenant)
+            with self._contained():
+                self._shares.arrive(said.tenant)
             if said.deadline is not None and self.settings.deadlines:
                 takes_s = self._costs.first_token_s(request.num_prompt_tokens)
                 heapq.heappush(self._deadlines, (said.deadline - takes_s, request.request_id))
@@ -111,7 +116,8 @@ class StreamScheduler(AsyncScheduler):
         except Exception:
             self._let_vllm_decide()
         if self.lora_config is not None:
-            self._evict_whose_adapter_has_no_slot(now)
+            with self._contained():
+                self._evict_whose_adapter_has_no_slot(now)
         self.counts.decided(time.perf_counter() - began)
         scheduled = super().schedule(throttle_prefills)
         with self._contained():
@@ -169,7 +175,6 @@ class StreamScheduler(AsyncScheduler):
         state.evicted, state.evicted_at = True, self.clock()
         state.tokens = request.num_output_tokens
         self._parking.forget(request)
-        self._without_token.discard(request)
         request.next_decode_eligible_step = 0
         self.counts.preempted(request.num_computed_tokens, parked=state.parked)
         super()._preempt_request(request, *args, **kwargs)
@@ -256,7 +261,8 @@ class StreamScheduler(AsyncScheduler):
                 self._charge_running()
             else:
                 self._shares.look_at({})
-            self._make_room(now)
+            if self._pause_state is PauseState.UNPAUSED:  # a pause lets nobody in
+                self._make_room(now)
         parked = len(parking.requests)
         self.max_num_active_reqs = min(self._most_active + parked, self.max_num_running_reqs)
         self.running = parking.last(self.running)
@@ -269,8 +275,10 @@ class StreamScheduler(AsyncScheduler):
     def _evict_whose_adapter_has_no_slot(self, now: float) -> None:
         """Let those wait again whose LoRA adapter lost its slot while they were parked."""
         have_a_slot: set[int] = set()
-        parked = self._parking.requests
-        for request in [r for r in self.running if r.lora_request and r not in parked]:
+        step = self.current_step + 1  # others, parked ones among them, get none in it
+        for request in list(self.running):
+            if request.lora_request is None or request.next_decode_eligible_step > step:
+                continue
             adapter = request.lora_request.lora_int_id
             if adapter in have_a_slot or len(have_a_slot) < self.lora_config.max_loras:
                 have_a_slot.add(adapter)
@@ -289,12 +297,18 @@ class StreamScheduler(AsyncScheduler):
             blocks=pool.num_gpu_blocks,
             kept_blocks=manager.watermark_blocks,
             block_tokens=self.block_size,
+            free_places=self.max_num_running_reqs - len(self.running),
+            groups=len(self.kv_cache_config.kv_cache_groups),
+            lookahead_tokens=self.num_lookahead_tokens,
         )
 
     def _note_first_tokens(self, now: float) -> None:
         for request in [r for r in self._without_token if r.num_output_tokens]:
             self._without_token.discard(request)
-            self._states[request.request_id].first_token_at = now
+            state = self._states[request.request_id]
+            state.first_token_at, state.tokens = now, request.num_output_tokens
+            if state.evicted:  # it came after the eviction
+                self.waiting.reorder(request)
 
     def _give_up_the_hopeless(self, now: float) -> None:
         """End those that wait and can no longer have their first token in time."""
@@ -323,8 +337,10 @@ class StreamScheduler(AsyncScheduler):
     def _let_vllm_decide(self) -> None:
         """Get out of this step's way."""
         self._failed()
-        self.run_everything()
-        self.waiting.begin_step(self.clock(), NEVER)
+        with self._contained():
+            self.run_everything()
+        with self._contained():
+            self.waiting.begin_step(self.clock(), NEVER)
         self.max_num_active_reqs = self._most_active
 
     # -- accounts --------------------------------------------------------------------------------

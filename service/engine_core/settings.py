@@ -4,6 +4,7 @@ Both travel through vLLM: the first in `additional_config`, the second in the sa
 `extra_args`, each under the key `tokenstream`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -66,6 +67,9 @@ class Settings:
         for name in ("headroom", "recompute_share", "recompute_share_in_peace", "deadline_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"tokenstream: {name} must be in [0, 1)")
+        for name in ("silence_s", "patience_factor", "least_patience_s", "most_away_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"tokenstream: {name} must be above 0")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError("tokenstream: a tenant's weight must be above 0")
 
@@ -110,9 +114,17 @@ class Said:
         return said if said._can_be_counted_with() else cls()
 
     def _can_be_counted_with(self) -> bool:
-        numbers = (self.first_token_target_s, self.reading_rate or 0.0, self.deadline or 0.0)
         return (
             isinstance(self.tenant, str)
             and isinstance(self.priority, int)
-            and all(isinstance(number, int | float) for number in numbers)
+            and _is_finite(self.first_token_target_s)
+            and (self.deadline is None or _is_finite(self.deadline))
+            and (
+                self.reading_rate is None
+                or (_is_finite(self.reading_rate) and self.reading_rate > 0)
+            )
         )
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)

@@ -10,7 +10,7 @@ from service.engine_core.settings import Said
 UNDECLARED_TARGET = 4.0  # times as long as for one that declared its rate
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StreamState:
     """One request and its reader.
 
@@ -27,6 +27,7 @@ class StreamState:
     context: int = 0
     room: int = 0
     parked: bool = False
+    may_step_at: int = 0  # the engine's step before which vLLM gave it none, when it was parked
     evicted: bool = False
     evicted_at: float = 0.0
     admitted_at: float | None = None

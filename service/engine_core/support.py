@@ -19,5 +19,10 @@ def refuse_what_is_not_supported(config: Any) -> None:
             "tokenstream: data_parallel_size above 1 is not supported for mixture-of-experts"
             " models: their ranks step together, also when all requests of one are parked"
         )
+    if config.kv_transfer_config is not None or config.ec_transfer_config is not None:
+        raise ValueError(
+            "tokenstream: kv_transfer_config, kv_offloading_size and ec_transfer_config are not"
+            " supported: what they have on its way is not known to who parks and evicts"
+        )
     if model.runner_type != "generate" or model.is_diffusion:
         raise ValueError("tokenstream: only models that generate text token by token are supported")

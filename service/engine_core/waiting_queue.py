@@ -53,6 +53,7 @@ class WaitingQueue(Generic[R]):
     """See the rules above. `state_of`: by request id; `queue_s`: how long the queue is in time.
 
     `failed` is called, while the exception is handled, when the order could not be worked out.
+    `is_admitted`: whether one that was taken runs; vLLM takes some only to pass them over.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class WaitingQueue(Generic[R]):
         shares: FairShares,
         settings: Settings,
         failed: Callable[[], None] = lambda: None,
+        is_admitted: Callable[[R], bool] = lambda request: True,
     ) -> None:
         self._state_of = state_of
         self._shares = shares
         self._settings = settings
         self._failed = failed
+        self._is_admitted = is_admitted
         self._members: dict[str, R] = {}
         self._tenants: dict[str, str] = {}
         self._held: set[str] = set()
@@ -148,6 +151,12 @@ class WaitingQueue(Generic[R]):
             self._shares.waits(self._tenant(request))
             self._enter(request)
 
+    def reorder(self, request: R) -> None:
+        """Find its place anew, if it waits: more is known of it now."""
+        if request.request_id in self._lane_of:
+            self._leave_lane(request)
+            self._enter(request)
+
     def add_request(self, request: R) -> None:
         """Enter a request."""
         self._members[request.request_id] = request
@@ -186,7 +195,6 @@ class WaitingQueue(Generic[R]):
     def pop_request(self) -> R:
         """Take the next one, the same that `peek_request` returned."""
         request = self.peek_request()
-        self._spare_tokens -= request.num_tokens
         self._take_out(request)
         self.taken.append(request)
         return request
@@ -258,8 +266,13 @@ class WaitingQueue(Generic[R]):
         It does not wait for ever: as its own requests end it is not over its share any more.
         """
         return self._shares.is_over_its_share(tenant) and (
-            bool(self.taken) or request.num_tokens > self._spare_tokens
+            any(self._is_admitted(taken) for taken in self.taken)
+            or request.num_tokens > self._spare_tokens
         )
+
+    def _fits_spare_room(self, request: R) -> bool:
+        taken = sum(taken.num_tokens for taken in self.taken if self._is_admitted(taken))
+        return request.num_tokens <= self._spare_tokens - taken
 
     def _first_of(self, lane: _Lane[R]) -> R | None:
         self._settle(lane)
@@ -274,7 +287,7 @@ class WaitingQueue(Generic[R]):
             return lane.away[0][2]
         if late:
             return late[-1][2]
-        if returning and returning[0][2].num_tokens <= self._spare_tokens:
+        if returning and self._fits_spare_room(returning[0][2]):
             return returning[0][2]
         return None
 
@@ -298,7 +311,7 @@ class WaitingQueue(Generic[R]):
     def _enter(self, request: R) -> None:
         state = self._state_of(request.request_id)
         said = state.said
-        key = (said.priority, said.tenant)
+        key = (said.priority, said.tenant if self._settings.fair_shares else "")
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
@@ -307,9 +320,15 @@ class WaitingQueue(Generic[R]):
         if number is None:
             self._number += 1
             number = self._numbers[request.request_id] = self._number
+        if not self._settings.pacing:
+            heapq.heappush(lane.fresh, (state.arrived, number, request))  # as vLLM's own
+            return
         if state.first_token_at is None:
-            # Among those that are due together the one that came first is first.
-            heapq.heappush(lane.fresh, (state.due_at(), number, request))
+            due_at = state.due_at()
+            if self._now > due_at + self._settings.patience_s:
+                self._insert_late(lane, number, request)
+            else:  # among those that are due together the one that came first is first
+                heapq.heappush(lane.fresh, (due_at, number, request))
             return
         back_at = state.runs_dry_at() - self._settings.return_s
         heapq.heappush(lane.returning, (back_at, number, request))

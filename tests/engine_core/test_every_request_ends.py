@@ -177,3 +177,40 @@ def test_more_adapters_than_slots_come_back_from_parking_one_after_another(
         assert ended_within(engine, request, 200)
     assert [request.num_output_tokens for request in requests] == [30] * 6
     assert engine.scheduler.counts.failures == 0
+
+
+def test_a_pause_evicts_nobody_for_one_that_it_does_not_let_in(
+    ours: Callable[..., ByHand],
+) -> None:
+    from vllm.v1.core.sched.interface import PauseState
+
+    engine = ours(blocks=8)
+    reads = engine.add("reads", prompt=60, output=12, reading_rate=0.1)
+    engine.steps(5)
+    engine.add("waits", prompt=60, reading_rate=4.0)
+    engine.scheduler.clock.now += 2.0
+    engine.scheduler.set_pause_state(PauseState.PAUSED_NEW)
+    engine.steps(3)
+    assert reads.num_preemptions == 0
+    engine.scheduler.set_pause_state(PauseState.UNPAUSED)
+    engine.steps(1)
+    assert reads.num_preemptions == 1
+
+
+def test_a_first_token_that_came_after_an_eviction_is_noticed_where_it_waits(
+    ours: Callable[..., ByHand],
+) -> None:
+    engine = ours()
+    request = engine.add("a", reading_rate=4.0)
+    scheduled = engine.begin_step()
+    engine.scheduler.running.remove(request)
+    engine.scheduler._preempt_request(request, 0.0)
+    engine.end_step(scheduled)
+    state = engine.scheduler._states["a"]
+    if request.num_output_tokens == 0:
+        request.append_output_token_ids(2)  # what vLLM delivers of a step that was on its way
+    engine.scheduler._decide(engine.scheduler.clock())
+    assert state.first_token_at is not None
+    waiting = engine.scheduler.waiting
+    assert not any(lane.fresh for lane in waiting._lanes.values())
+    assert ended_within(engine, request, 200)

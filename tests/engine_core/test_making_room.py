@@ -11,7 +11,7 @@ from tests.engine_core.test_parking import Runs
 from tests.engine_core.waiters import Waiter, WaitingRoom
 
 SETTINGS = Settings(spare_s=10.0, wait_s=0.5, return_s=4.0, headroom=0.1, recompute_reserve_s=1.0)
-FULL = Cache(free_blocks=2, blocks=100, kept_blocks=2, block_tokens=16)
+FULL = Cache(free_blocks=2, blocks=100, kept_blocks=2, block_tokens=16, free_places=9)
 
 
 @dataclass
@@ -134,6 +134,26 @@ def test_an_evicted_one_whose_reader_has_time_evicts_nobody(full: Full) -> None:
     assert len(full.makes_room()) == 1
 
 
+def test_for_a_place_alone_a_parked_one_gives_way_and_no_other(full: Full) -> None:
+    cache = replace(FULL, free_blocks=50, free_places=0)
+    full.runs(90.0)
+    full.waits()
+    assert full.makes_room(cache) == []
+    parked = full.runs(5.0, parked=True)
+    full.runs(5.0, parked=True)
+    assert full.makes_room(cache) == [parked.request_id]
+
+
+def test_room_for_more_than_one_group_of_layers_and_for_drafts_is_reckoned_with(
+    full: Full,
+) -> None:
+    full.runs(60.0)
+    full.waits()  # 101 tokens are seven blocks
+    cache = replace(FULL, kept_blocks=0, free_blocks=14, groups=2)
+    assert full.makes_room(cache) == []
+    assert full.makes_room(replace(cache, lookahead_tokens=12)) != []
+
+
 def test_with_pacing_off_only_parked_ones_give_way() -> None:
     full = Full(replace(SETTINGS, pacing=False))
     full.runs(90.0)
@@ -149,6 +169,17 @@ def test_a_tenant_over_its_share_gives_way_to_another_however_its_readers_are(fu
     full.room.shares.charge("greedy", 100_000, 0)
     full.room.shares.look_at({"greedy": 1600, "modest": 0})
     assert full.makes_room() == [greedy.request_id]
+    assert full.maker.budget.seconds == 1.0  # which pacing needs
+
+
+def test_a_tenants_lateness_does_not_take_from_others_what_fairness_may_cost(full: Full) -> None:
+    full.maker.fair_budget.spend(1.0)
+    full.maker.pass_time(full.room.now)
+    full.waits(tenant="greedy")
+    full.room.step(20.0)
+    full.maker.pass_time(full.room.now)
+    assert full.room.queue.has_late
+    assert full.maker.fair_budget.seconds > 0.5
 
 
 def test_nothing_is_earned_while_requests_are_late_and_most_while_nobody_waits(full: Full) -> None:

@@ -237,7 +237,7 @@ def test_room_that_can_be_had_is_had(
     states: list[StreamState], tokens: int, dry_after: float, budget: float, over: set[str]
 ) -> None:
     got, cost = 0, 0.0
-    for state in able(states, dry_after, over)[:_MOST_VICTIMS]:
+    for state in able(states, dry_after, over):
         cost += 0.0 if state.parked else state.context * TOKEN_S
         if got >= tokens or cost > budget:
             break
@@ -253,10 +253,17 @@ def test_parked_ones_cost_nothing_of_the_budget_and_may_run_dry(
     assert len(victims(states, tokens, dry_after, 0.0, TOKEN_S)) == len(states)
 
 
-def test_no_more_than_some_give_up_their_room_for_one_request() -> None:
-    states = [StreamState(str(n), Said(), 0.0, context=10, room=10, parked=True) for n in range(50)]
-    assert len(victims(states, 10 * _MOST_VICTIMS, 0.0, 0.0, TOKEN_S)) == _MOST_VICTIMS
-    assert victims(states, 10 * _MOST_VICTIMS + 1, 0.0, 0.0, TOKEN_S) == []
+@pytest.mark.parametrize("parked", [0, 50])
+def test_no_more_than_some_give_up_their_room_for_one_request_beside_all_that_are_parked(
+    parked: int,
+) -> None:
+    states = [
+        StreamState(str(n), Said("over"), 0.0, context=10, room=10, parked=n < parked)
+        for n in range(100)
+    ]
+    most = parked + _MOST_VICTIMS
+    assert len(victims(states, 10 * most, 0.0, 1.0, TOKEN_S, {"over"})) == most
+    assert victims(states, 10 * most + 1, 0.0, 1.0, TOKEN_S, {"over"}) == []
 
 
 def test_a_reader_that_declared_no_rate_keeps_its_room() -> None:

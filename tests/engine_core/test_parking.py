@@ -123,6 +123,16 @@ def test_one_that_goes_on_has_its_next_step_and_is_looked_at_again(place: Place)
     assert place.look() == {request}
 
 
+def test_one_that_goes_on_has_its_next_step_no_earlier_than_vllm_would_have_given_it(
+    place: Place,
+) -> None:
+    request = place.runs(8, next_decode_eligible_step=4)
+    place.look()
+    state = place.room.states[request.request_id]
+    place.parking.unpark(request, state, place.step, place.room.now)
+    assert request.next_decode_eligible_step == 4
+
+
 def test_a_reader_that_is_further_back_than_before_is_looked_at_at_once(place: Place) -> None:
     request = place.runs(40, position=30)
     assert not place.look()

@@ -233,9 +233,22 @@ def test_who_waits_for_its_reader_does_not_count_as_active() -> None:
             assert len(made.running()) <= 6
             assert made.scheduler.max_num_active_reqs <= 6
         assert seen == 2
-        # All places are taken by those that wait for their readers, in twos.
-        assert made.report["parked"] == 6
-        assert sum(not made.asked[i].tokens for i in made.asked) == 2
+
+
+def test_where_all_places_are_taken_by_parked_ones_they_give_way_for_one_that_waits() -> None:
+    with engine(active=2, places=6) as made:
+        for name in ids("r", 8):
+            made.ask(name, 60)
+        for _ in range(500):
+            if not made.has_work:
+                break
+            made.step()
+        assert all(made.asked[name].tokens for name in made.asked)
+        assert made.report["parked"] + made.report["parked_away"] == 8
+        assert made.report["evicted_parked"] == made.report["preemptions"] == 2
+        made.read_all()
+        made.check_exact()
+        made.check_nothing_left()
 
 
 def test_places_are_given_back_when_nobody_waits_for_a_reader_any_more() -> None:

@@ -91,6 +91,12 @@ def test_where_what_a_caller_said_cannot_be_read_nothing_is_said(what: Any) -> N
         {"deadline": "soon"},
         {"priority": "high"},
         {"priority": None},
+        {"deadline": ""},
+        {"deadline": float("nan")},
+        {"reading_rate": []},
+        {"reading_rate": -1.0},
+        {"reading_rate": 0},
+        {"first_token_target_s": float("inf")},
     ],
     ids=repr,
 )

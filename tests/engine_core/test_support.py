@@ -14,6 +14,8 @@ def config_of(**changed: Any) -> SimpleNamespace:
         "is_moe": False,
         "runner_type": "generate",
         "is_diffusion": False,
+        "kv_transfer_config": None,
+        "ec_transfer_config": None,
     }
     value = usual | changed
     return SimpleNamespace(
@@ -24,6 +26,8 @@ def config_of(**changed: Any) -> SimpleNamespace:
             runner_type=value["runner_type"],
             is_diffusion=value["is_diffusion"],
         ),
+        kv_transfer_config=value["kv_transfer_config"],
+        ec_transfer_config=value["ec_transfer_config"],
     )
 
 
@@ -43,8 +47,10 @@ def test_what_goes_together_with_it_is_let_pass(changed: dict[str, Any]) -> None
         ({"data_parallel_size": 2, "is_moe": True}, "data_parallel_size"),
         ({"runner_type": "pooling"}, "generate text"),
         ({"is_diffusion": True}, "generate text"),
+        ({"kv_transfer_config": object()}, "kv_offloading_size"),
+        ({"ec_transfer_config": object()}, "ec_transfer_config"),
     ],
-    ids=["priorities", "mixture of experts in parallel", "pooling", "diffusion"],
+    ids=["priorities", "mixture of experts in parallel", "pooling", "diffusion", "KV", "EC"],
 )
 def test_what_does_not_go_together_with_it_is_refused_and_named(
     changed: dict[str, Any], named: str

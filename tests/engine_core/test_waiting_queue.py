@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine_core.settings import Settings
+from service.engine_core.waiting_queue import WaitingQueue
 from tests.engine_core.waiters import Waiter, WaitingRoom
 
 
@@ -58,6 +59,27 @@ def test_with_shares_switched_off_a_tenants_counter_does_not_matter() -> None:
     room.comes(tenant="modest")
     room.step()
     assert [room.states[w.request_id].said.tenant for w in room.take_all()] == ["greedy", "modest"]
+
+
+def test_with_shares_switched_off_no_tenant_keeps_another_waiting() -> None:
+    room = WaitingRoom(Settings(fair_shares=False))
+    first, other = room.comes(tenant="flood"), room.comes(tenant="quiet")
+    later = room.comes(tenant="flood")
+    room.step()
+    assert room.take_all() == [first, other, later]
+
+
+def test_with_pacing_switched_off_they_are_served_as_they_came_and_evicted_ones_first() -> None:
+    room = WaitingRoom(Settings(pacing=False))
+    evicted = room.comes(reading_rate=None)
+    room.step(0.1)
+    room.queue.pop_request()
+    undeclared = room.comes(reading_rate=None)
+    room.step(0.1)
+    declared = room.comes()
+    room.comes_back(evicted, tokens=400, first_token_at=room.now)
+    room.step()
+    assert room.take_all() == [evicted, undeclared, declared]
 
 
 def test_of_those_that_are_late_the_newest_is_first_and_behind_those_in_time(
@@ -187,6 +209,21 @@ def test_a_tenant_over_its_share_is_let_in_one_a_step_and_into_spare_room_only(
     assert room.take_all() == greedy[1:2]
     room.step(held=held | {"modest": 500})
     assert room.take_all() == greedy[2:]
+
+
+def test_one_that_was_taken_only_to_be_passed_over_keeps_no_tenant_waiting() -> None:
+    room, runs = WaitingRoom(), set[Waiter]()
+    room.queue = WaitingQueue(
+        room.states.__getitem__, room.shares, room.settings, is_admitted=runs.__contains__
+    )
+    room.comes(tenant="modest")
+    mine = [room.comes(tenant="mine") for _ in range(2)]
+    room.shares.charge("mine", 1000, 0)
+    room.step(spare_tokens=150, held={"mine": 600, "modest": 0})
+    room.queue.pop_request()  # the modest tenant's, whose grammar is not compiled yet, say
+    assert room.queue.pop_request() is mine[0]
+    runs.add(mine[0])
+    assert not room.queue
 
 
 def test_a_tenant_over_its_share_leaves_room_also_where_its_requests_are_of_a_higher_class(

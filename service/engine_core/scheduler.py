@@ -51,6 +51,8 @@ class StreamScheduler(AsyncScheduler):
 
     A subclass of `AsyncScheduler` because vLLM switches asynchronous scheduling off for any other;
     it works with synchronous scheduling too. `clock`: seconds of the monotonic clock.
+    What is kept of requests is bounded by the admitted ones; of deadlines by those that have not
+    passed yet, also of requests that have ended.
     """
 
     # vLLM's own, which is not type-checked here.

@@ -156,6 +156,7 @@ class GenerateRequest(message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CHAT_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     STREAM_FIELD_NUMBER: builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: builtins.int
@@ -181,6 +182,12 @@ class GenerateRequest(message.Message):
         """Token ids, used as they are."""
 
     @builtins.property
+    def chat(self) -> Chat:
+        """Messages, put into text by the model's own chat template. Needs
+        CAPABILITY_CHAT.
+        """
+
+    @builtins.property
     def sampling(self) -> SamplingOptions:
         """How tokens are chosen. Unset: the model's defaults."""
 
@@ -194,16 +201,17 @@ class GenerateRequest(message.Message):
         model: builtins.str = ...,
         text: builtins.str = ...,
         token_ids: TokenIds | None = ...,
+        chat: Chat | None = ...,
         sampling: SamplingOptions | None = ...,
         stream: StreamOptions | None = ...,
         client_request_id: builtins.str = ...,
         priority: Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["client_request_id", b"client_request_id", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["chat", b"chat", "client_request_id", b"client_request_id", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stream", b"stream", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_prompt: _TypeAlias = typing.Literal["text", "token_ids"]  # noqa: Y015
+    _WhichOneofReturnType_prompt: _TypeAlias = typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
@@ -230,6 +238,59 @@ class TokenIds(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Chat(message.Message):
+    """A conversation so far."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def messages(self) -> containers.RepeatedCompositeFieldContainer[ChatMessage]:
+        """In order, 1 to 1024."""
+
+    def __init__(
+        self,
+        *,
+        messages: abc.Iterable[ChatMessage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ChatMessage(message.Message):
+    """One message of a conversation."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    role: builtins.str
+    """Who speaks, as the model's template names it: usually "system", "user" or
+    "assistant". 1 to 64 characters. What a template does with other roles is
+    its own business; where it refuses them, so does the service.
+    """
+    content: builtins.str
+    """What was said, without the character U+0000. May be empty."""
+    name: builtins.str
+    """A name for the speaker, at most 64 characters, where the template uses one."""
+    def __init__(
+        self,
+        *,
+        role: builtins.str = ...,
+        content: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content", b"content", "name", b"name", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class SamplingOptions(message.Message):
     """How the next token is chosen and when to stop. An unset scalar means the
     model's own default (its generation configuration), else the default given
@@ -237,6 +298,26 @@ class SamplingOptions(message.Message):
     """
 
     DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class LogitBiasEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     MIN_TOKENS_FIELD_NUMBER: builtins.int
@@ -253,6 +334,10 @@ class SamplingOptions(message.Message):
     IGNORE_EOS_FIELD_NUMBER: builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     INCLUDE_STOP_FIELD_NUMBER: builtins.int
+    N_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: builtins.int
+    STRUCTURED_OUTPUT_FIELD_NUMBER: builtins.int
     max_tokens: builtins.int
     """Most tokens to generate, at least 1; prompt and output together must fit
     the context. Default: what the context has left.
@@ -289,6 +374,15 @@ class SamplingOptions(message.Message):
     """Whether the text includes the stop string or stop token that ended it.
     Default false.
     """
+    n: builtins.int
+    """Number of choices: so many answers to the one prompt, each with its own
+    randomness (choice i has the seed plus i). 1 to 16; each takes a place of
+    its own. Default 1. More than one excludes ON_DISCONNECT_DETACH.
+    """
+    logprobs: builtins.int
+    """Log-probabilities: of each token, and of so many of the likeliest in its
+    place, 0 to 20. Unset: none.
+    """
     @builtins.property
     def stop(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Strings that end the generation, at most 16 of at most 256 characters each,
@@ -299,6 +393,16 @@ class SamplingOptions(message.Message):
     @builtins.property
     def stop_token_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
         """Tokens that end the generation, at most 128."""
+
+    @builtins.property
+    def logit_bias(self) -> containers.ScalarMap[builtins.int, builtins.float]:
+        """Added to the logits of these tokens before a choice is made, -100 to 100.
+        At most 1024 entries, each key below the model's vocabulary size.
+        """
+
+    @builtins.property
+    def structured_output(self) -> StructuredOutput:
+        """Keeps the output to a form. Unset: any text."""
 
     def __init__(
         self,
@@ -318,10 +422,14 @@ class SamplingOptions(message.Message):
         ignore_eos: builtins.bool | None = ...,
         skip_special_tokens: builtins.bool | None = ...,
         include_stop: builtins.bool | None = ...,
+        n: builtins.int | None = ...,
+        logprobs: builtins.int | None = ...,
+        logit_bias: abc.Mapping[builtins.int, builtins.float] | None = ...,
+        structured_output: StructuredOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -329,12 +437,16 @@ class SamplingOptions(message.Message):
     _WhichOneofArgType__ignore_eos: _TypeAlias = typing.Literal["_ignore_eos", b"_ignore_eos"]  # noqa: Y015
     _WhichOneofReturnType__include_stop: _TypeAlias = typing.Literal["include_stop"]  # noqa: Y015
     _WhichOneofArgType__include_stop: _TypeAlias = typing.Literal["_include_stop", b"_include_stop"]  # noqa: Y015
+    _WhichOneofReturnType__logprobs: _TypeAlias = typing.Literal["logprobs"]  # noqa: Y015
+    _WhichOneofArgType__logprobs: _TypeAlias = typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = typing.Literal["min_p"]  # noqa: Y015
     _WhichOneofArgType__min_p: _TypeAlias = typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
     _WhichOneofReturnType__min_tokens: _TypeAlias = typing.Literal["min_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_tokens: _TypeAlias = typing.Literal["_min_tokens", b"_min_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__n: _TypeAlias = typing.Literal["n"]  # noqa: Y015
+    _WhichOneofArgType__n: _TypeAlias = typing.Literal["_n", b"_n"]  # noqa: Y015
     _WhichOneofReturnType__presence_penalty: _TypeAlias = typing.Literal["presence_penalty"]  # noqa: Y015
     _WhichOneofArgType__presence_penalty: _TypeAlias = typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
     _WhichOneofReturnType__repetition_penalty: _TypeAlias = typing.Literal["repetition_penalty"]  # noqa: Y015
@@ -356,11 +468,15 @@ class SamplingOptions(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__include_stop) -> _WhichOneofReturnType__include_stop | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_tokens) -> _WhichOneofReturnType__min_tokens | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n) -> _WhichOneofReturnType__n | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
     @typing.overload
@@ -375,6 +491,38 @@ class SamplingOptions(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+
+@typing.final
+class StructuredOutput(message.Message):
+    """A form that the output is kept to, token by token. Exactly one must be set.
+    One that the engine cannot work with is INVALID_ARGUMENT.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    JSON_OBJECT_FIELD_NUMBER: builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    json_object: builtins.bool
+    """Some JSON object; must be true."""
+    json_schema: builtins.str
+    """A JSON Schema, as JSON text of at most 64 KiB."""
+    regex: builtins.str
+    """A regular expression, at most 4 KiB."""
+    def __init__(
+        self,
+        *,
+        json_object: builtins.bool = ...,
+        json_schema: builtins.str = ...,
+        regex: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["form", b"form", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["form", b"form", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_form: _TypeAlias = typing.Literal["json_object", "json_schema", "regex"]  # noqa: Y015
+    _WhichOneofArgType_form: _TypeAlias = typing.Literal["form", b"form"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_form) -> _WhichOneofReturnType_form | None: ...
 
 @typing.final
 class StreamOptions(message.Message):
@@ -528,7 +676,7 @@ class Delta(message.Message):
     """Some of a choice's output, in order, nothing twice. Joined, the texts are
     the answer and the token_ids its tokens. Text can trail its tokens: half a
     character, and what could be the beginning of a stop string, are held back
-    until their rest is there. Number 5 is kept for log-probabilities.
+    until their rest is there.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -537,6 +685,7 @@ class Delta(message.Message):
     FIRST_TOKEN_INDEX_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     choice_index: builtins.int
     """Which of the request's choices. Always 0 while a request has one choice."""
     first_token_index: builtins.int
@@ -549,6 +698,10 @@ class Delta(message.Message):
     def token_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
         """Token ids; may be empty in the last delta of a stream."""
 
+    @builtins.property
+    def logprobs(self) -> containers.RepeatedCompositeFieldContainer[TokenLogprobs]:
+        """One for each of token_ids if the request asked for logprobs, else none."""
+
     def __init__(
         self,
         *,
@@ -556,10 +709,71 @@ class Delta(message.Message):
         first_token_index: builtins.int = ...,
         token_ids: abc.Iterable[builtins.int] | None = ...,
         text: builtins.str = ...,
+        logprobs: abc.Iterable[TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["choice_index", b"choice_index", "first_token_index", b"first_token_index", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["choice_index", b"choice_index", "first_token_index", b"first_token_index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TokenLogprobs(message.Message):
+    """How likely a token was, and what else was."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    LIKELIEST_FIELD_NUMBER: builtins.int
+    logprob: builtins.float
+    """Natural logarithm of the token's probability, at most 0; before
+    temperature and penalties, as vLLM's default is.
+    """
+    token: builtins.bytes
+    """The token's own bytes, by itself; half a character is possible."""
+    @builtins.property
+    def likeliest(self) -> containers.RepeatedCompositeFieldContainer[LikelyToken]:
+        """The likeliest tokens in its place, likeliest first."""
+
+    def __init__(
+        self,
+        *,
+        logprob: builtins.float = ...,
+        token: builtins.bytes = ...,
+        likeliest: abc.Iterable[LikelyToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["likeliest", b"likeliest", "logprob", b"logprob", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LikelyToken(message.Message):
+    """A token that could have been chosen."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    LOGPROB_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    token_id: builtins.int
+    """Its id."""
+    logprob: builtins.float
+    """As in TokenLogprobs."""
+    token: builtins.bytes
+    """As in TokenLogprobs."""
+    def __init__(
+        self,
+        *,
+        token_id: builtins.int = ...,
+        logprob: builtins.float = ...,
+        token: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["logprob", b"logprob", "token", b"token", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -888,6 +1102,8 @@ class SessionStart(message.Message):
     REQUEST_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     API_KEY_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
+    TRACESTATE_FIELD_NUMBER: builtins.int
     id: builtins.int
     """The caller's number for the request in this session: at least 1, and larger
     than any that start or resume named in it before, so that a late message
@@ -897,6 +1113,13 @@ class SessionStart(message.Message):
     """The key of the tenant that the request belongs to, where that is not the
     session's own caller: a proxy passes its callers' keys on.
     """
+    traceparent: builtins.str
+    """W3C trace context of the request, where a call of its own would have it in
+    its metadata: the headers traceparent and tracestate, at most 512 characters
+    each. What is not well-formed is ignored.
+    """
+    tracestate: builtins.str
+    """See traceparent."""
     @builtins.property
     def request(self) -> GenerateRequest:
         """The request, as Generate takes it."""
@@ -914,10 +1137,12 @@ class SessionStart(message.Message):
         request: GenerateRequest | None = ...,
         timeout: duration_pb2.Duration | None = ...,
         api_key: builtins.str = ...,
+        traceparent: builtins.str = ...,
+        tracestate: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "id", b"id", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "id", b"id", "request", b"request", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -958,7 +1183,7 @@ class SessionCredit(message.Message):
 
     @builtins.property
     def token_limits(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Tokens with an index below this may be delivered."""
+        """Tokens with an index below this may be delivered, of each choice."""
 
     def __init__(
         self,
@@ -1100,8 +1325,7 @@ class SessionStarted(message.Message):
 class SessionDeltas(message.Message):
     """Deltas of several requests as columns: entry i of ids, first_token_indexes,
     token_counts and texts is one delta, and token_ids has the tokens of all, one
-    delta after the other. A request occurs at most once. Number 6 is kept for
-    choice indexes.
+    delta after the other. A request's choice occurs at most once.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -1111,6 +1335,9 @@ class SessionDeltas(message.Message):
     TOKEN_COUNTS_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     TEXTS_FIELD_NUMBER: builtins.int
+    CHOICE_INDEXES_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    LOGPROB_COUNTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
         """The requests."""
@@ -1131,6 +1358,20 @@ class SessionDeltas(message.Message):
     def texts(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """The delta's text."""
 
+    @builtins.property
+    def choice_indexes(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The delta's choice. Empty: all are 0."""
+
+    @builtins.property
+    def logprobs(self) -> containers.RepeatedCompositeFieldContainer[TokenLogprobs]:
+        """As token_ids, of all deltas whose request asked for them, one delta after
+        the other; those of any other request have none here.
+        """
+
+    @builtins.property
+    def logprob_counts(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Number of the delta's entries in logprobs. Empty: all have none."""
+
     def __init__(
         self,
         *,
@@ -1139,10 +1380,13 @@ class SessionDeltas(message.Message):
         token_counts: abc.Iterable[builtins.int] | None = ...,
         token_ids: abc.Iterable[builtins.int] | None = ...,
         texts: abc.Iterable[builtins.str] | None = ...,
+        choice_indexes: abc.Iterable[builtins.int] | None = ...,
+        logprobs: abc.Iterable[TokenLogprobs] | None = ...,
+        logprob_counts: abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["first_token_indexes", b"first_token_indexes", "ids", b"ids", "texts", b"texts", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["choice_indexes", b"choice_indexes", "first_token_indexes", b"first_token_indexes", "ids", b"ids", "logprob_counts", b"logprob_counts", "logprobs", b"logprobs", "texts", b"texts", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

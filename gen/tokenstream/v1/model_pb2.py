@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atokenstream/v1/model.proto\x12\x0etokenstream.v1\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.tokenstream.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.tokenstream.v1.Model\"q\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x30\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1a.tokenstream.v1.Capability\"f\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*e\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_TEXT_PROMPT\x10\x01\x12\x1f\n\x1b\x43\x41PABILITY_TOKEN_IDS_PROMPT\x10\x02\x32\xd6\x02\n\x0cModelService\x12S\n\nListModels\x12!.tokenstream.v1.ListModelsRequest\x1a\".tokenstream.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.tokenstream.v1.GetModelRequest\x1a .tokenstream.v1.GetModelResponse\x12M\n\x08Tokenize\x12\x1f.tokenstream.v1.TokenizeRequest\x1a .tokenstream.v1.TokenizeResponse\x12S\n\nDetokenize\x12!.tokenstream.v1.DetokenizeRequest\x1a\".tokenstream.v1.DetokenizeResponseB\xa8\x01\n\x12\x63om.tokenstream.v1B\nModelProtoP\x01ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\xa2\x02\x03TSX\xaa\x02\x0eTokenstream.V1\xca\x02\x0eTokenstream\\V1\xea\x02\x0fTokenstream::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atokenstream/v1/model.proto\x12\x0etokenstream.v1\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.tokenstream.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.tokenstream.v1.Model\"q\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x30\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x1a.tokenstream.v1.Capability\"f\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*z\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_TEXT_PROMPT\x10\x01\x12\x1f\n\x1b\x43\x41PABILITY_TOKEN_IDS_PROMPT\x10\x02\x12\x13\n\x0f\x43\x41PABILITY_CHAT\x10\x03\x32\xd6\x02\n\x0cModelService\x12S\n\nListModels\x12!.tokenstream.v1.ListModelsRequest\x1a\".tokenstream.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.tokenstream.v1.GetModelRequest\x1a .tokenstream.v1.GetModelResponse\x12M\n\x08Tokenize\x12\x1f.tokenstream.v1.TokenizeRequest\x1a .tokenstream.v1.TokenizeResponse\x12S\n\nDetokenize\x12!.tokenstream.v1.DetokenizeRequest\x1a\".tokenstream.v1.DetokenizeResponseB\xa8\x01\n\x12\x63om.tokenstream.v1B\nModelProtoP\x01ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\xa2\x02\x03TSX\xaa\x02\x0eTokenstream.V1\xca\x02\x0eTokenstream\\V1\xea\x02\x0fTokenstream::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022com.tokenstream.v1B\nModelProtoP\001ZJgithub.com/tokenstream/tokenstream/clients/go/tokenstream/v1;tokenstreamv1\242\002\003TSX\252\002\016Tokenstream.V1\312\002\016Tokenstream\\V1\352\002\017Tokenstream::V1'
   _globals['_CAPABILITY']._serialized_start=627
-  _globals['_CAPABILITY']._serialized_end=728
+  _globals['_CAPABILITY']._serialized_end=749
   _globals['_LISTMODELSREQUEST']._serialized_start=46
   _globals['_LISTMODELSREQUEST']._serialized_end=65
   _globals['_LISTMODELSRESPONSE']._serialized_start=67
@@ -52,6 +52,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DETOKENIZEREQUEST']._serialized_end=589
   _globals['_DETOKENIZERESPONSE']._serialized_start=591
   _globals['_DETOKENIZERESPONSE']._serialized_end=625
-  _globals['_MODELSERVICE']._serialized_start=731
-  _globals['_MODELSERVICE']._serialized_end=1073
+  _globals['_MODELSERVICE']._serialized_start=752
+  _globals['_MODELSERVICE']._serialized_end=1094
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class _CapabilityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Capability.
     """GenerateRequest.text, Tokenize and Detokenize."""
     CAPABILITY_TOKEN_IDS_PROMPT: _Capability.ValueType  # 2
     """GenerateRequest.token_ids."""
+    CAPABILITY_CHAT: _Capability.ValueType  # 3
+    """GenerateRequest.chat: the model has a chat template."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """Something that a request may use. New ones are added as the service learns
@@ -43,6 +45,8 @@ CAPABILITY_TEXT_PROMPT: Capability.ValueType  # 1
 """GenerateRequest.text, Tokenize and Detokenize."""
 CAPABILITY_TOKEN_IDS_PROMPT: Capability.ValueType  # 2
 """GenerateRequest.token_ids."""
+CAPABILITY_CHAT: Capability.ValueType  # 3
+"""GenerateRequest.chat: the model has a chat template."""
 
 @typing.final
 class ListModelsRequest(message.Message):

@@ -69,6 +69,8 @@ def _words(detail: ErrorDetails) -> str:
 
 def _joined(words: dict[str, None]) -> str:
     """Say once that a value must be one thing or another."""
+    if "must be a number" in words:
+        words.pop("must be an integer", None)
     if len(words) > 1 and all(word.startswith("must be ") for word in words):
         return "must be " + " or ".join(word.removeprefix("must be ") for word in words)
     return "; ".join(words)

@@ -11,7 +11,7 @@ Rules:
    its credit by the slowest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from service.domain import GenerationRequest
@@ -28,6 +28,14 @@ def add_choices(
     for choice in choices:
         choice.choices = choices
     return choices
+
+
+def fail_others(choice: Generation, fail: Callable[[str, ServiceError], None]) -> None:
+    """Let all others `fail` if this one, whose stream has just ended, has failed."""
+    failure = None if choice.stream is None else choice.stream.failure
+    if failure is not None:
+        for other in choice.choices:
+            fail(other.stream_id, failure)
 
 
 def all_settled(choice: Generation) -> bool:

@@ -16,7 +16,7 @@ import structlog
 
 from service.admission import validation
 from service.admission.gate import Gate
-from service.choices import add_choices
+from service.choices import add_choices, fail_others
 from service.demux.demultiplexer import Demultiplexer
 from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
@@ -219,14 +219,6 @@ class Pipeline:
         self._directory.add(generation)
         generation.began = True
 
-    def _choice_ended(self, choice: Generation) -> None:
-        """Let the others fail with it, if it failed."""
-        assert choice.stream is not None
-        failure = choice.stream.failure
-        if failure is not None:
-            for other in choice.choices:
-                self._demultiplexer.fail(other.stream_id, failure)
-
     def _open_stream(
         self, generation: Generation, sampling: SamplingOptions, rendered: RenderedRequest
     ) -> TokenStream:
@@ -239,7 +231,7 @@ class Pipeline:
             watch = StopWatch(rendered.make_decoder(), generation.rules)
         on_end = generation.stream_ended if generation.resumable else None
         if generation.choices:
-            on_end = partial(self._choice_ended, generation)
+            on_end = partial(fail_others, generation, self._demultiplexer.fail)
         stream = TokenStream(
             self._clock,
             stop_watch=watch,

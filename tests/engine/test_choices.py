@@ -1,12 +1,13 @@
 """The requests that choices are submitted as, held against vLLM's own children of a request."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from service.engine.protocol import RenderedRequest
-from service.engine.scripted import Utf8Decoder
+from service.domain import GenerationRequest, TextPrompt
+from service.engine.scripted import ScriptedEngine
 from service.engine.vllm_choices import choice_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
@@ -17,7 +18,7 @@ def fields_of(request: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", [None, 0, 7])
-def test_a_choice_has_the_parameters_of_vllms_own_child(seed: int | None) -> None:
+async def test_a_choice_has_the_parameters_of_vllms_own_child(seed: int | None) -> None:
     from vllm import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -26,7 +27,8 @@ def test_a_choice_has_the_parameters_of_vllms_own_child(seed: int | None) -> Non
     request = EngineCoreRequest("id", [1, 2, 3], None, params, None, 1.5, None, None, None)
     request.external_req_id = "id"
     before = deepcopy(fields_of(request))
-    rendered = RenderedRequest(3, Utf8Decoder, request)
+    anyones = await ScriptedEngine().render("id", GenerationRequest(TextPrompt("abc")))
+    rendered = replace(anyones, handle=request)
 
     of_several = deepcopy(request)
     assert of_several.sampling_params is not None

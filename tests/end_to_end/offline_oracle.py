@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(model: str, answer_file: str) -> None:
@@ -23,17 +24,22 @@ def main(model: str, answer_file: str) -> None:
         for r in requests
     ]
     outputs = llm.generate(prompts, [SamplingParams(**r["params"]) for r in requests])
-    answers = [
-        {
-            "text": o.outputs[0].text,
-            "token_ids": list(o.outputs[0].token_ids),
-            "finish_reason": o.outputs[0].finish_reason,
-            "stop_reason": o.outputs[0].stop_reason,
-            "prompt_tokens": len(o.prompt_token_ids),
-        }
-        for o in outputs
-    ]
+    answers = [answer_of(o, o.outputs[0]) for o in outputs]
+    for answer, o in zip(answers, outputs, strict=True):
+        if len(o.outputs) > 1:
+            answer["choices"] = [answer_of(o, choice) for choice in o.outputs]
     Path(answer_file).write_text(json.dumps(answers))
+
+
+def answer_of(output: Any, choice: Any) -> dict[str, Any]:
+    """One choice's answer as JSON."""
+    return {
+        "text": choice.text,
+        "token_ids": list(choice.token_ids),
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+        "prompt_tokens": len(output.prompt_token_ids),
+    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from service.errors import (
     ServiceError,
     StreamStalled,
 )
-from service.session.frame import ActionKind, Frame
+from service.session.frame import ActionKind, Frame, tag_of
 from service.transport.convert_session import from_frame, timeout_of, to_credit
 from service.transport.status import to_status
 from tokenstream.v1 import generation_pb2 as pb
@@ -21,6 +21,26 @@ FINISHED = Finished(EngineFinish(FinishReason.STOP, "END"), Usage(3, 2, 1), Timi
 
 def sent(frame: Frame) -> pb.SessionResponse:
     return pb.SessionResponse.FromString(from_frame(frame).SerializeToString())
+
+
+def test_choices_are_told_where_one_is_not_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(2**32 - 1, 0), tag_of(9, 15)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 2**32 - 1, 9]
+    assert list(deltas.choice_indexes) == [0, 0, 15]
+
+
+def test_choices_are_not_told_where_all_are_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(8, 0)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 8]
+    assert not deltas.choice_indexes
 
 
 def test_an_empty_frame_has_no_field() -> None:
@@ -80,9 +100,19 @@ def test_every_field_of_a_sessions_messages_is_known_here() -> None:
         "token_counts",
         "token_ids",
         "texts",
+        "choice_indexes",
+        "logprobs",
+        "logprob_counts",
     ]
     assert names(pb.SessionRequest) == ["start", "cancel", "credit", "resume", "close"]
-    assert names(pb.SessionStart) == ["id", "request", "timeout", "api_key"]
+    assert names(pb.SessionStart) == [
+        "id",
+        "request",
+        "timeout",
+        "api_key",
+        "traceparent",
+        "tracestate",
+    ]
     assert names(pb.SessionResume) == ["id", "request", "api_key"]
     assert names(pb.ResumeRequest) == ["stream_id", "next_token_index", "stream"]
 

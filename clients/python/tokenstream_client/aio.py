@@ -21,6 +21,7 @@ from tokenstream_client.channel import (
     key_metadata,
     open_channel,
 )
+from tokenstream_client.choices import ChoicesAnswer
 from tokenstream_client.delivery import Delivery
 from tokenstream_client.errors import Cancelled, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
@@ -91,11 +92,13 @@ class AsyncClient:
         `options` are those of `GenerateOptions`. `timeout` covers the whole answer, retries and
         the time in the service's queue included. `api_key` is for this request alone. Raises
         InvalidRequest for a value that does not fit its field, ValueError as the constructor;
-        everything else is raised by reading.
+        everything else is raised by reading. With ``n`` above 1 nothing is resumed: a connection
+        that is lost after the start is an error.
         """
         request = requests.generate_request(prompt, **options)
         stream, mine = request.stream, self._options
-        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and mine.resume:
+        resumable = mine.resume and request.sampling.n <= 1
+        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and resumable:
             stream.on_disconnect = pb.ON_DISCONNECT_DETACH
         if stream.on_disconnect != pb.ON_DISCONNECT_DETACH:
             stream.ClearField("time_to_live_ms")
@@ -256,7 +259,7 @@ class AsyncClient:
             longest_wait=mine.max_reconnect_delay,
             api_key=api_key or "",
         )
-        answer, session = Answer(opening, terms), self._session
+        answer, session = _answer(opening, terms), self._session
         if session is not None and session.unimplemented:
             answer.not_detachable()
             session = None
@@ -291,3 +294,9 @@ class AsyncClient:
         task = asyncio.get_running_loop().create_task(stop())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _answer(opening: pb.GenerateRequest | pb.ResumeRequest, terms: Terms) -> Answer:
+    if isinstance(opening, pb.GenerateRequest) and opening.sampling.n > 1:
+        return ChoicesAnswer(opening, terms)
+    return Answer(opening, terms)

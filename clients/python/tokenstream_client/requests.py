@@ -59,6 +59,10 @@ class GenerateOptions(TypedDict, total=False):
     """Whether special tokens are left out of the text. Default true."""
     include_stop: bool | None
     """Whether the text includes the stop string or token that ended it. Default false."""
+    n: int | None
+    """Number of choices: so many answers to the one prompt, each with its own randomness (the seed
+    plus its index), 1 to 16. Default 1. With more, events tell theirs by `choice_index`, and a lost
+    connection is an error: they can be neither resumed nor detached."""
     priority: Priority | None
     """Before all others ("high"), or when nobody else waits ("low"). Default "normal"."""
 

@@ -103,9 +103,11 @@ class SessionCall:
         session = self._driver.session
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
-                self._follow(message)
-                while session.is_full:
-                    await self._room.wait()
+                several = message.HasField("batch")
+                for request in message.batch.requests if several else (message,):
+                    self._follow(request)
+                    while session.is_full:
+                        await self._room.wait()
         except DecodeError as error:
             why = FieldViolation("", "the message cannot be decoded")
             raise InvalidRequest((why,)) from error

@@ -58,6 +58,7 @@ class Talk:
     frames: int = 0
     frames_with_tokens: int = 0
     _saying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _batch: pb.SessionBatch | None = None
 
     @classmethod
     def over(cls, channel: grpc.aio.Channel, metadata: Mapping[str, str] | None = None) -> "Talk":
@@ -86,7 +87,7 @@ class Talk:
         start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
         if timeout_s is not None:
             start.timeout.CopyFrom(duration(timeout_s))
-        await self._say(pb.SessionRequest(start=start))
+        await self.say(pb.SessionRequest(start=start))
 
     async def resume(
         self,
@@ -104,14 +105,14 @@ class Talk:
         most = first + stream["credit"] if "credit" in stream else None
         self.told[request_id] = Told(Answer(first=first), most)
         resume = pb.SessionResume(id=request_id, request=request, api_key=api_key)
-        await self._say(pb.SessionRequest(resume=resume))
+        await self.say(pb.SessionRequest(resume=resume))
 
     async def cancel(self, request_id: int) -> None:
-        await self._say(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
+        await self.say(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
 
     async def close(self, request_id: int) -> None:
         """Stop reading a request; what was on its way can still come, until `settled`."""
-        await self._say(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
+        await self.say(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
 
     async def grant(self, limits: Mapping[int, int]) -> None:
         for request_id, limit in limits.items():
@@ -119,16 +120,28 @@ class Talk:
             if told is not None and told.most is not None:
                 told.most = max(told.most, limit)
         credit = pb.SessionCredit(ids=limits.keys(), token_limits=limits.values())
-        await self._say(pb.SessionRequest(credit=credit))
+        await self.say(pb.SessionRequest(credit=credit))
 
     async def say_nothing(self) -> None:
         """Send a message without an action; its rejection shows how far the service has read."""
-        await self._say(pb.SessionRequest())
+        await self.say(pb.SessionRequest())
 
     async def half_close(self) -> None:
         await self.call.done_writing()
 
-    async def _say(self, message: pb.SessionRequest) -> None:
+    def begin_batch(self) -> None:
+        """Keep what is said from now on."""
+        self._batch = pb.SessionBatch()
+
+    async def send_batch(self) -> None:
+        """Send what was kept in one message."""
+        batch, self._batch = self._batch, None
+        await self.say(pb.SessionRequest(batch=batch))
+
+    async def say(self, message: pb.SessionRequest) -> None:
+        if self._batch is not None:
+            self._batch.requests.append(message)
+            return
         async with self._saying:  # gRPC takes one message at a time
             await self.call.write(message)
 

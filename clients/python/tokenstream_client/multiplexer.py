@@ -32,6 +32,8 @@ from tokenstream_client.status import error_from_failure
 _OPEN: Final = "open"
 _CANCEL: Final = "cancel"
 _CLOSE: Final = "close"
+# A message may be larger by one frame; the largest stays far below gRPC's usual 4 MiB.
+_BATCH_BYTES: Final = 64 * 1024
 _OPENING_ACTIONS: Final = (pb.SESSION_ACTION_START, pb.SESSION_ACTION_RESUME)
 
 
@@ -115,8 +117,20 @@ class Multiplexer:
         for answer in self._ids:
             self._enter(answer)
 
+    def next_message(self) -> pb.SessionRequest | None:
+        """Return what is to be sent next, as a batch if it is several frames; None: nothing now."""
+        first = self.next_frame()
+        if first is None or not self.has_frames():
+            return first
+        message, size = pb.SessionRequest(), first.ByteSize()
+        message.batch.requests.append(first)
+        while size < _BATCH_BYTES and (frame := self.next_frame()) is not None:
+            message.batch.requests.append(frame)
+            size += frame.ByteSize()
+        return message
+
     def next_frame(self) -> pb.SessionRequest | None:
-        """Return what is to be sent next; None: nothing now."""
+        """Return the next frame; None: nothing now."""
         if self._limits:
             credit = pb.SessionCredit(ids=self._limits.keys(), token_limits=self._limits.values())
             self._limits.clear()

@@ -67,7 +67,9 @@ class Generations:
         )
         on_end: Callable[[], None] | None = generation.stream_ended if detach else None
         stream = TokenStream(self.clock, keep_all=detach, on_end=on_end)
-        generation.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
+        generation.opened(
+            "m", RenderedRequest(3, LetterDecoder, None, lambda i: b""), stream, TIME_TO_LIVE_S
+        )
         generation.held.callback(self.given_back.append, stream_id)
         self.directory.add(generation)
         generation.began, generation.known = began, known

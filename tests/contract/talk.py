@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -66,6 +67,7 @@ class Talk:
         *,
         timeout_s: float | None = None,
         api_key: str = "",
+        traceparent: str = "",
         expected: bool = True,
     ) -> None:
         """Begin a request; a string is a text prompt. `expected`: whether it should be taken."""
@@ -74,7 +76,9 @@ class Talk:
         if expected:
             credit = request.stream.credit if request.stream.HasField("credit") else None
             self.told[request_id] = Told(Answer(), credit)
-        start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
+        start = pb.SessionStart(
+            id=request_id, request=request, api_key=api_key, traceparent=traceparent
+        )
         if timeout_s is not None:
             start.timeout.CopyFrom(duration(timeout_s))
         await self._say(pb.SessionRequest(start=start))
@@ -202,6 +206,10 @@ class Talk:
         assert len(deltas.first_token_indexes) == len(deltas.token_counts) == count
         assert len(deltas.texts) == count
         assert len(deltas.token_ids) == sum(deltas.token_counts)
+        assert len(deltas.logprob_counts) in (0, count)
+        assert len(deltas.logprobs) == sum(deltas.logprob_counts)
+        with_it = iter(deltas.logprob_counts)
+        logprobs = iter(deltas.logprobs)
         self.frames_with_tokens += count > 0
         at = 0
         for request_id, first, length, text in zip(
@@ -210,6 +218,7 @@ class Talk:
             token_ids = deltas.token_ids[at : at + length]
             at += length
             delta = pb.Delta(first_token_index=first, token_ids=token_ids, text=text)
+            delta.logprobs.extend(islice(logprobs, next(with_it, 0)))
             self._add(request_id, pb.GenerateResponse(delta=delta))
             told = self.told[request_id]
             assert told.most is None or told.upto <= told.most, "more than was granted"

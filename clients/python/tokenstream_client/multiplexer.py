@@ -24,6 +24,7 @@ from tokenstream_client.errors import TokenstreamError
 from tokenstream_client.events import (
     Delta,
     finished_from_message,
+    logprobs_from_messages,
     started_from_message,
 )
 from tokenstream_client.status import error_from_failure
@@ -225,7 +226,14 @@ class Multiplexer:
             return pb.SessionRequest(
                 resume=pb.SessionResume(id=identity, request=message, api_key=api_key)
             )
-        start = pb.SessionStart(id=identity, request=message, api_key=api_key)
+        terms = answer.terms
+        start = pb.SessionStart(
+            id=identity,
+            request=message,
+            api_key=api_key,
+            traceparent=terms.traceparent,
+            tracestate=terms.tracestate,
+        )
         remaining = answer.remaining(self._clock())
         if remaining is not None:
             start.timeout.FromNanoseconds(round(remaining * 1e9))
@@ -234,6 +242,9 @@ class Multiplexer:
     def _receive_deltas(self, deltas: pb.SessionDeltas) -> None:
         # Each column is crossed from the message once; slicing a tuple costs next to nothing.
         token_ids = tuple(deltas.token_ids)
+        if deltas.logprobs:
+            self._receive_with_logprobs(deltas, token_ids)
+            return
         routes, end = self._routes, 0
         for identity, first, count, text in zip(
             deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=False
@@ -242,6 +253,25 @@ class Multiplexer:
             answer = routes.get(identity)
             if answer is not None:
                 answer.on_delta(Delta(0, first, token_ids[begin:end], text))
+                if answer.ended:  # it was not the next delta
+                    self.leave(answer)
+
+    def _receive_with_logprobs(self, deltas: pb.SessionDeltas, token_ids: tuple[int, ...]) -> None:
+        logprobs = logprobs_from_messages(deltas.logprobs)
+        end = last = 0
+        for identity, first, count, text, with_it in zip(
+            deltas.ids,
+            deltas.first_token_indexes,
+            deltas.token_counts,
+            deltas.texts,
+            deltas.logprob_counts,
+            strict=False,
+        ):
+            begin, end = end, end + count
+            since, last = last, last + with_it
+            answer = self._routes.get(identity)
+            if answer is not None:
+                answer.on_delta(Delta(0, first, token_ids[begin:end], text, logprobs[since:last]))
                 if answer.ended:  # it was not the next delta
                     self.leave(answer)
 

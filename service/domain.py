@@ -85,6 +85,7 @@ class SamplingOptions:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop: bool = False
+    n: int | None = None
     logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     structured_output: StructuredOutput | None = None
@@ -337,11 +338,12 @@ class Delta(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of the generation; always a complete stream's last event."""
+    """The end of a choice; always a complete stream's last event."""
 
     finish: EngineFinish
     usage: Usage
     timings: Timings
+    choice_index: int = 0
 
 
 Event = Started | Delta | Finished

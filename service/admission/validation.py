@@ -36,6 +36,8 @@ MAX_LOGIT_BIAS = 100
 MAX_DELAY_S = 1.0
 MOST_READING_RATE = 10_000.0  # tokens a second
 MAX_REPETITION_PENALTY = 10.0
+MAX_CHOICES = 16
+_MOST_SEED = 2**63 - 1
 WHOLE_MESSAGE = ""
 
 
@@ -63,6 +65,8 @@ def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int
         *_time_to_live(request.delivery),
         *_priority(request.priority),
     )
+    if request.sampling.n is not None:
+        violations += (*_choices(request.sampling.n, request),)
     if len(request.client_request_id) > MAX_CLIENT_REQUEST_ID_CHARACTERS:
         limit = f"has more than {MAX_CLIENT_REQUEST_ID_CHARACTERS} characters"
         violations += (FieldViolation("client_request_id", limit),)
@@ -75,6 +79,13 @@ def check_without_credit(delivery: DeliveryOptions) -> None:
     if delivery.credit is not None:
         why = "is for sessions; a call is paced by gRPC's flow control"
         raise InvalidRequest((FieldViolation("stream.credit", why),))
+
+
+def check_places(choices: int, places: int) -> None:
+    """Refuse more choices than there will ever be places for. Raises `InvalidRequest`."""
+    if choices > places:
+        why = f"{choices} is more than the {places} streams that this service has places for"
+        raise InvalidRequest((FieldViolation("sampling.n", why),))
 
 
 def check_resume(delivery: DeliveryOptions) -> None:
@@ -221,7 +232,7 @@ def _sampling(sampling: SamplingOptions, model: ModelCard) -> Iterator[FieldViol
         "sampling.repetition_penalty", s.repetition_penalty, MAX_REPETITION_PENALTY
     )
     yield from _between("sampling.top_k", s.top_k, 0, 2**31 - 1)
-    yield from _between("sampling.seed", s.seed, 0, 2**63 - 1)
+    yield from _between("sampling.seed", s.seed, 0, _MOST_SEED)
     yield from _between("sampling.logprobs", s.logprobs, 0, min(MAX_LOGPROBS, model.max_logprobs))
     yield from _logit_bias(s.logit_bias, model)
     if s.structured_output is not None:
@@ -248,6 +259,18 @@ def _logit_bias(biases: Mapping[int, float], model: ModelCard) -> Iterator[Field
         ):
             yield from violations
             return  # the first is enough: all would not fit into a status
+
+
+def _choices(n: int, request: GenerationRequest) -> Iterator[FieldViolation]:
+    yield from _between("sampling.n", n, 1, MAX_CHOICES)
+    if n <= 1:
+        return
+    if request.delivery.on_disconnect is OnDisconnect.DETACH:
+        yield FieldViolation("stream.on_disconnect", "several choices cannot be detached")
+    seed = request.sampling.seed
+    if seed is not None and n <= MAX_CHOICES and seed <= _MOST_SEED < seed + n - 1:
+        why = f"the last of {n} choices would have a seed above {_MOST_SEED}"
+        yield FieldViolation("sampling.seed", why)
 
 
 def _stop_strings(stop: tuple[str, ...], model: ModelCard) -> Iterator[FieldViolation]:

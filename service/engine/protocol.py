@@ -51,8 +51,14 @@ class EngineClient(Protocol):
         Raises `InvalidRequest` for what only the engine can see.
         """
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Hand the request to the engine's queue. Raises `EngineDead`.
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """Make another choice of a rendered request, under an id of its own.
+
+        It has the same prompt and options, and if there is a seed, that plus `index`.
+        """
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Hand a request, or its choices, to the engine's queue. Raises `EngineDead`.
 
         An `abort` that is called after this was, comes after it, also while this still waits.
         """

@@ -2,11 +2,11 @@
 
 A token is a byte of UTF-8 (ids 0 to 255) or the end of text (256). The answer to a prompt is the
 prompt's own bytes and then the end of text, or the bytes again and again if that is ignored; so
-every token of every stream is known beforehand. A chat is answered with its last message's content;
-the role "nobody" is refused, as a template may. Token i has the log-probability -i/1024, and
-the likeliest in its place are itself and those before it, each -1 less. It keeps vLLM's rules: one
-batch a step, at most `max_running` requests in it, the others wait; nothing comes for an aborted
-request.
+every token of every stream is known beforehand. Choice i does without the prompt's first i bytes
+(modulo their number). A chat is answered with its last message's content; the role "nobody" is
+refused, as a template may. Token i has the log-probability -i/1024, and the likeliest in its place
+are itself and those before it, each -1 less. It keeps vLLM's rules: one batch a step, at most
+`max_running` requests in it, the others wait; nothing comes for an aborted request.
 
 Time passes by itself every `step_s` seconds, or, with None, only when `step` is called.
 """
@@ -14,7 +14,7 @@ Time passes by itself every `step_s` seconds, or, with None, only when `step` is
 import asyncio
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from service.domain import (
@@ -101,6 +101,7 @@ class Utf8Decoder:
 @dataclass(slots=True)
 class _Job:
     request_id: str
+    prompt: bytes
     answer: Iterator[int]
     left: int
     stop_token_ids: tuple[int, ...]
@@ -153,6 +154,7 @@ class ScriptedEngine:
         wanted = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         job = _Job(
             engine_id,
+            prompt,
             _answer(prompt, sampling.ignore_eos),
             wanted,
             sampling.stop_token_ids,
@@ -161,13 +163,21 @@ class ScriptedEngine:
         )
         return RenderedRequest(len(prompt), Utf8Decoder, job, scripted_token_bytes)
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Queue it behind the others."""
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """Leave out the answer's first bytes."""
+        job: _Job = rendered.handle
+        rest = job.prompt[index % len(job.prompt) :]
+        answer = _answer(rest, job.ignore_eos)
+        return replace(rendered, handle=replace(job, request_id=engine_id, answer=answer))
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Queue them behind the others."""
         if self._dead:
             raise EngineDead
-        job: _Job = rendered.handle
-        self._jobs[job.request_id] = job
-        self.submitted += 1
+        for one in rendered:
+            job: _Job = one.handle
+            self._jobs[job.request_id] = job
+            self.submitted += 1
         self._work.set()
 
     async def abort(self, engine_ids: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from service.engine.processes import end_engine_processes
 from service.engine.protocol import Progress, RenderedRequest
 from service.engine.submissions import Submissions
 from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
+from service.engine.vllm_choices import choice_of
 from service.engine.vllm_log import EngineLog
 from service.errors import EngineDead, EngineStartFailed
 
@@ -234,13 +235,17 @@ class VllmEngine:
         assert self._renderer is not None
         return await self._renderer.render(engine_id, request)
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Hand the request to the engine's queue. Raises `EngineDead`."""
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """See `EngineClient.choice`."""
+        return choice_of(rendered, engine_id, index)
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Hand a request, or its choices, to the engine's queue. Raises `EngineDead`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             self._alive.ensure_alive()
-            await self._submissions.add(rendered.handle)
+            await self._submissions.add(*(one.handle for one in rendered))
         except EngineDeadError as dead:
             raise EngineDead from dead
 

@@ -170,6 +170,7 @@ def from_started(event: Started) -> generation_pb2.Started:
 def from_finished(event: Finished) -> generation_pb2.Finished:
     """The message for a generation's end."""
     message = generation_pb2.Finished(
+        choice_index=event.choice_index,
         reason=_FINISH_REASONS[event.finish.reason],
         usage=generation_pb2.Usage(
             prompt_tokens=event.usage.prompt_tokens,

@@ -3,7 +3,7 @@
 from google.protobuf.message import Message
 
 from service.errors import ServiceError
-from service.session.frame import ActionKind, Credit, Frame
+from service.session.frame import ActionKind, Credit, Frame, choice_of, id_of
 from service.transport.convert import from_finished, from_logprobs, from_started
 from service.transport.status import to_status
 from tokenstream.v1 import generation_pb2
@@ -38,7 +38,13 @@ def from_frame(frame: Frame) -> generation_pb2.SessionResponse:
     columns = frame.deltas
     if columns.tags:
         deltas = message.deltas
-        deltas.ids.extend(columns.tags)
+        if frame.several:
+            deltas.ids.extend(map(id_of, columns.tags))
+            choice_indexes = [choice_of(tag) for tag in columns.tags]
+            if any(choice_indexes):
+                deltas.choice_indexes.extend(choice_indexes)
+        else:
+            deltas.ids.extend(columns.tags)
         deltas.first_token_indexes.extend(columns.first_token_indexes)
         deltas.token_counts.extend(columns.token_counts)
         deltas.token_ids.extend(columns.token_ids)

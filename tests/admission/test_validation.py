@@ -63,6 +63,8 @@ INSIDE = [
     ("repetition_penalty", 10.0),
     ("seed", 0),
     ("seed", 2**63 - 1),
+    ("n", 1),
+    ("n", 16),
     ("stop", ("s",) * 16),
     ("stop", ("s" * 256,)),
     ("stop_token_ids", (0, 49)),
@@ -84,6 +86,9 @@ FLOATS = (
     "repetition_penalty",
 )
 OUTSIDE = [
+    ("n", 0),
+    ("n", 17),
+    ("n", 2**32 - 1),
     ("max_tokens", 0),
     ("max_tokens", 100),
     ("min_tokens", 100),
@@ -427,3 +432,23 @@ def test_texts_and_token_ids_to_translate_are_checked_too() -> None:
         validation.check_text("\0", MODEL)
     with pytest.raises(InvalidRequest, match="token_ids: 50 is not"):
         validation.check_token_ids([1, 50], MODEL)
+
+
+def test_several_choices_cannot_be_detached_and_one_can() -> None:
+    assert bad_fields(dataclasses.replace(request(n=2), delivery=DETACHED)) == [
+        "stream.on_disconnect"
+    ]
+    assert bad_fields(dataclasses.replace(request(n=1), delivery=DETACHED)) == []
+
+
+def test_the_last_choices_seed_must_be_one_too() -> None:
+    assert bad_fields(request(n=3, seed=2**63 - 3)) == []
+    assert bad_fields(request(n=3, seed=2**63 - 2)) == ["sampling.seed"]
+    assert bad_fields(request(n=3, seed=2**63)) == ["sampling.seed"]
+
+
+def test_more_choices_than_places_are_refused_by_name() -> None:
+    validation.check_places(3, 3)
+    with pytest.raises(InvalidRequest) as refused:
+        validation.check_places(4, 3)
+    assert [v.field for v in refused.value.violations] == ["sampling.n"]

@@ -25,19 +25,27 @@ _ACTIONS = {
 
 @dataclass
 class Told:
-    """What came of one id. `most`: tokens below this index may be delivered; None: any."""
+    """What came of one id. `most`: tokens below this index may be delivered; None: any.
+
+    `others`: its further choices, from index 1 on.
+    """
 
     answer: Answer
     most: int | None = None
     failed: Refusal | None = None
+    others: list[Answer] = field(default_factory=list)
+
+    @property
+    def choices(self) -> list[Answer]:
+        return [self.answer, *self.others]
 
     @property
     def ended(self) -> bool:
-        return self.answer.finished is not None or self.failed is not None
+        return self.failed is not None or all(c.finished is not None for c in self.choices)
 
     @property
     def upto(self) -> int:
-        """Index behind the last token that came."""
+        """Index behind the last token that came, of the first choice."""
         return self.answer.first + self.answer.count
 
 
@@ -75,7 +83,8 @@ class Talk:
             request = pb.GenerateRequest(text=request)
         if expected:
             credit = request.stream.credit if request.stream.HasField("credit") else None
-            self.told[request_id] = Told(Answer(), credit)
+            others = [Answer() for _ in range(1, request.sampling.n)]
+            self.told[request_id] = Told(Answer(), credit, others=others)
         start = pb.SessionStart(
             id=request_id, request=request, api_key=api_key, traceparent=traceparent
         )
@@ -151,6 +160,11 @@ class Talk:
         assert told.failed is None, told.failed
         return told.answer
 
+    async def choices(self, request_id: int) -> list[Answer]:
+        """Read until all choices of a request have their ends, which must be good ones."""
+        await self.answer(request_id)
+        return self.told[request_id].choices
+
     async def failure(self, request_id: int) -> Refusal:
         """Read until a request has failed."""
         told = self.told[request_id]
@@ -187,10 +201,12 @@ class Talk:
         self.frames += 1
         assert frame.ByteSize() > 0, "an empty frame"
         for begun in frame.started:
-            self._add(begun.id, pb.GenerateResponse(started=begun.started))
+            for choice_index in range(len(self.told[begun.id].choices)):
+                self._add(begun.id, pb.GenerateResponse(started=begun.started), choice_index)
         self._take_deltas(frame.deltas)
         for ended in frame.finished:
-            self._add(ended.id, pb.GenerateResponse(finished=ended.finished))
+            finished = pb.GenerateResponse(finished=ended.finished)
+            self._add(ended.id, finished, ended.finished.choice_index)
         for broken in frame.failed:
             told = self.told[broken.id]
             assert not told.ended, "a second end"
@@ -202,7 +218,11 @@ class Talk:
 
     def _take_deltas(self, deltas: pb.SessionDeltas) -> None:
         count = len(deltas.ids)
-        assert len(set(deltas.ids)) == count, "a request occurs at most once in a frame"
+        choice_indexes = list(deltas.choice_indexes) or [0] * count
+        assert len(choice_indexes) == count
+        assert any(choice_indexes) or not deltas.choice_indexes, "filled for nothing"
+        whose = list(zip(deltas.ids, choice_indexes, strict=True))
+        assert len(set(whose)) == count, "a request's choice occurs at most once in a frame"
         assert len(deltas.first_token_indexes) == len(deltas.token_counts) == count
         assert len(deltas.texts) == count
         assert len(deltas.token_ids) == sum(deltas.token_counts)
@@ -212,21 +232,23 @@ class Talk:
         logprobs = iter(deltas.logprobs)
         self.frames_with_tokens += count > 0
         at = 0
-        for request_id, first, length, text in zip(
-            deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=True
+        for (request_id, choice_index), first, length, text in zip(
+            whose, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=True
         ):
             token_ids = deltas.token_ids[at : at + length]
             at += length
             delta = pb.Delta(first_token_index=first, token_ids=token_ids, text=text)
             delta.logprobs.extend(islice(logprobs, next(with_it, 0)))
-            self._add(request_id, pb.GenerateResponse(delta=delta))
-            told = self.told[request_id]
-            assert told.most is None or told.upto <= told.most, "more than was granted"
+            answer = self._add(request_id, pb.GenerateResponse(delta=delta), choice_index)
+            most = self.told[request_id].most
+            assert most is None or answer.first + answer.count <= most, "more than was granted"
 
-    def _add(self, request_id: int, message: pb.GenerateResponse) -> None:
+    def _add(self, request_id: int, message: pb.GenerateResponse, choice_index: int) -> Answer:
         told = self.told[request_id]
         assert told.failed is None, "something came after the failure"
-        told.answer.add(message)
+        answer = told.choices[choice_index]
+        answer.add(message)
+        return answer
 
 
 def duration(seconds: float) -> Duration:

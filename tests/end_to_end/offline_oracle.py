@@ -32,21 +32,26 @@ def main(model: str, answer_file: str) -> None:
         else llm.chat(r["messages"], SamplingParams(**params_of(r)), use_tqdm=False)[0]
         for r in requests
     ]
-    answers = [
-        {
-            "text": o.outputs[0].text,
-            "token_ids": list(o.outputs[0].token_ids),
-            "finish_reason": o.outputs[0].finish_reason,
-            "stop_reason": o.outputs[0].stop_reason,
-            "prompt_tokens": len(o.prompt_token_ids),
-            "logprobs": [
-                [[token_id, likely.rank, likely.logprob] for token_id, likely in place.items()]
-                for place in o.outputs[0].logprobs or ()
-            ],
-        }
-        for o in outputs
-    ]
+    answers = [answer_of(o, o.outputs[0]) for o in outputs]
+    for answer, o in zip(answers, outputs, strict=True):
+        if len(o.outputs) > 1:
+            answer["choices"] = [answer_of(o, choice) for choice in o.outputs]
     Path(answer_file).write_text(json.dumps(answers))
+
+
+def answer_of(output: Any, choice: Any) -> dict[str, Any]:
+    """One choice's answer as JSON; `logprobs`: id, rank and logarithm, for each token."""
+    return {
+        "text": choice.text,
+        "token_ids": list(choice.token_ids),
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+        "prompt_tokens": len(output.prompt_token_ids),
+        "logprobs": [
+            [[token_id, likely.rank, likely.logprob] for token_id, likely in place.items()]
+            for place in choice.logprobs or ()
+        ],
+    }
 
 
 def params_of(request: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from service.errors import (
     ServiceError,
     StreamStalled,
 )
-from service.session.frame import ActionKind, Frame
+from service.session.frame import ActionKind, Frame, tag_of
 from service.transport.convert_session import from_frame, timeout_of, to_credit
 from service.transport.status import to_status
 from tokenstream.v1 import generation_pb2 as pb
@@ -43,6 +43,26 @@ def test_a_frame_has_the_log_probabilities_of_those_who_asked() -> None:
         pb.TokenLogprobs(logprob=-1.0, token=b"a"),
         pb.TokenLogprobs(logprob=-2.0, token=b"b"),
     ]
+
+
+def test_choices_are_told_where_one_is_not_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(2**32 - 1, 0), tag_of(9, 15)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 2**32 - 1, 9]
+    assert list(deltas.choice_indexes) == [0, 0, 15]
+
+
+def test_choices_are_not_told_where_all_are_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(8, 0)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 8]
+    assert not deltas.choice_indexes
 
 
 def test_an_empty_frame_has_no_field() -> None:

@@ -22,6 +22,7 @@ from tokenstream_client.channel import (
     open_channel,
     trace_metadata,
 )
+from tokenstream_client.choices import ChoicesAnswer
 from tokenstream_client.delivery import Delivery
 from tokenstream_client.errors import Cancelled, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
@@ -96,11 +97,13 @@ class AsyncClient:
         the time in the service's queue included. `api_key` is for this request alone, and so is
         its W3C trace context: the two headers; what is not well-formed is ignored. Raises
         InvalidRequest for a value that does not fit its field, ValueError as the constructor;
-        everything else is raised by reading.
+        everything else is raised by reading. With ``n`` above 1 nothing is resumed: a connection
+        that is lost after the start is an error.
         """
         request = requests.generate_request(prompt, **options)
         stream, mine = request.stream, self._options
-        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and mine.resume:
+        resumable = mine.resume and request.sampling.n <= 1
+        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and resumable:
             stream.on_disconnect = pb.ON_DISCONNECT_DETACH
         if stream.on_disconnect != pb.ON_DISCONNECT_DETACH:
             stream.ClearField("time_to_live_ms")
@@ -266,7 +269,7 @@ class AsyncClient:
             api_key=api_key or "",
             **dict(trace),
         )
-        answer, session = Answer(opening, terms), self._session
+        answer, session = _answer(opening, terms), self._session
         if session is not None and session.unimplemented:
             answer.not_detachable()
             session = None
@@ -301,3 +304,9 @@ class AsyncClient:
         task = asyncio.get_running_loop().create_task(stop())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _answer(opening: pb.GenerateRequest | pb.ResumeRequest, terms: Terms) -> Answer:
+    if isinstance(opening, pb.GenerateRequest) and opening.sampling.n > 1:
+        return ChoicesAnswer(opening, terms)
+    return Answer(opening, terms)

@@ -15,7 +15,8 @@ What waits to be sent is at most four frames for each answer, and one credit fra
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Final
 
 from tokenstream.v1 import generation_pb2 as pb
@@ -23,6 +24,7 @@ from tokenstream_client.answer import Answer
 from tokenstream_client.errors import TokenstreamError
 from tokenstream_client.events import (
     Delta,
+    TokenLogprobs,
     finished_from_message,
     logprobs_from_messages,
     started_from_message,
@@ -153,9 +155,7 @@ class Multiplexer:
             self._receive_deltas(message.deltas)
         for end in message.finished:
             if (answer := self._routes.get(end.id)) is not None:
-                self._forget(end.id)
-                del self._ids[answer]
-                answer.on_finished(finished_from_message(end.finished))
+                self._receive_end(end.id, answer, end.finished)
         for failure in message.failed:
             self._receive_failure(failure.id, failure.failure)
         for rejected in message.rejected:
@@ -242,38 +242,37 @@ class Multiplexer:
     def _receive_deltas(self, deltas: pb.SessionDeltas) -> None:
         # Each column is crossed from the message once; slicing a tuple costs next to nothing.
         token_ids = tuple(deltas.token_ids)
+        logprobs: Iterable[tuple[TokenLogprobs, ...]] = repeat(())
         if deltas.logprobs:
-            self._receive_with_logprobs(deltas, token_ids)
-            return
+            logprobs = _logprobs_of(deltas)
         routes, end = self._routes, 0
-        for identity, first, count, text in zip(
-            deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=False
+        for identity, choice, first, count, text, places in zip(
+            deltas.ids,
+            deltas.choice_indexes or repeat(0),
+            deltas.first_token_indexes,
+            deltas.token_counts,
+            deltas.texts,
+            logprobs,
+            strict=False,
         ):
             begin, end = end, end + count
             answer = routes.get(identity)
             if answer is not None:
-                answer.on_delta(Delta(0, first, token_ids[begin:end], text))
+                answer.on_delta(Delta(choice, first, token_ids[begin:end], text, places))
                 if answer.ended:  # it was not the next delta
                     self.leave(answer)
 
-    def _receive_with_logprobs(self, deltas: pb.SessionDeltas, token_ids: tuple[int, ...]) -> None:
-        logprobs = logprobs_from_messages(deltas.logprobs)
-        end = last = 0
-        for identity, first, count, text, with_it in zip(
-            deltas.ids,
-            deltas.first_token_indexes,
-            deltas.token_counts,
-            deltas.texts,
-            deltas.logprob_counts,
-            strict=False,
-        ):
-            begin, end = end, end + count
-            since, last = last, last + with_it
-            answer = self._routes.get(identity)
-            if answer is not None:
-                answer.on_delta(Delta(0, first, token_ids[begin:end], text, logprobs[since:last]))
-                if answer.ended:  # it was not the next delta
-                    self.leave(answer)
+    def _receive_end(self, identity: int, answer: Answer, finished: pb.Finished) -> None:
+        answer.on_finished(finished_from_message(finished))
+        if not answer.ended:
+            # The other choices' credit need not wait for this one any more.
+            if (limit := answer.grant_now()) is not None:
+                self.grant(answer, limit)
+        elif answer.error is not None:
+            self.leave(answer)  # it was not the end of a choice that runs
+        else:
+            self._forget(identity)
+            del self._ids[answer]
 
     def _receive_failure(self, identity: int, failure: pb.Failure) -> None:
         answer = self._routes.get(identity)
@@ -284,3 +283,11 @@ class Multiplexer:
         delay = answer.failed(error_from_failure(failure), self._clock())
         if delay is not None:
             self._retries.append((delay, answer))
+
+
+def _logprobs_of(deltas: pb.SessionDeltas) -> Iterator[tuple[TokenLogprobs, ...]]:
+    """The deltas' log-probabilities, delta by delta."""
+    logprobs, end = logprobs_from_messages(deltas.logprobs), 0
+    for count in deltas.logprob_counts:
+        begin, end = end, end + count
+        yield logprobs[begin:end]

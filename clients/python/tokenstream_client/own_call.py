@@ -132,8 +132,10 @@ class OwnCall:
             if answer.ended:  # it was not the next one
                 self.leave()
         elif event is not None:
-            # More choices may finish: the end is the call's.
+            # The end is the call's: a failure can still follow.
             answer.on_finished(event, last=False)
+            if answer.ended:  # it was not the end of a choice that runs
+                self.leave()
 
     def _at_the_end(self) -> None:
         if self._answer.finished:

@@ -61,7 +61,9 @@ class GenerateOptions(TypedDict, total=False):
     include_stop: bool | None
     """Whether the text includes the stop string or token that ended it. Default false."""
     n: int | None
-    """Number of answers to the one prompt, 1 to 16. Default 1."""
+    """Number of choices: so many answers to the one prompt, each with its own randomness (the seed
+    plus its index), 1 to 16. Default 1. With more, events tell theirs by `choice_index`, and a lost
+    connection is an error: they can be neither resumed nor detached."""
     logprobs: int | None
     """Log-probabilities: of each token, and of so many of the likeliest in its place, 0 to 20.
     Default: none."""

@@ -37,6 +37,13 @@ from service.engine.form_costs import why_too_costly
 
 _T = TypeVar("_T")
 
+# As in the engine process (`engine_core.grammars`, which is not imported here).
+LIMITS: dict[str, Any] = {
+    "max_lexer_states": 50_000,
+    "step_lexer_fuel": 50_000,
+    "verbose_errors": False,
+}
+
 _GUIDANCE = "guidance"
 _MARK = "error: "  # before the reason, where the library quotes a regular expression
 
@@ -97,7 +104,8 @@ class FormChecker:
             self._tokens = GuidanceBackend._build_ll_tokenizer(
                 self._processor.tokenizer, self._processor.model_config.get_vocab_size()
             )
-        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
+        limits = llguidance.LLParserLimits(**LIMITS)
+        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
         if not (why := matcher.get_error()):
             fill_next_token_bitmask(matcher, allocate_token_bitmask(1, self._tokens.vocab_size), 0)
             why = "nothing can satisfy it" if matcher.is_error() else ""

@@ -197,7 +197,8 @@ class StreamReader:
             self._wait_or_ready(1)
             return None
         token_ids = self._slice(end)
-        delta = Delta(position, token_ids, self._decode(token_ids), self._logprobs(end))
+        logprobs = () if stream.logprobs is None else self._logprobs(end)
+        delta = Delta(position, token_ids, self._decode(token_ids), logprobs)
         self._after_message(end)
         return delta
 
@@ -270,7 +271,7 @@ class StreamReader:
     def _take_of_ended(self, end: int) -> Delta | None:
         stream, position, text = self.stream, self.position, self._text
         token_ids: Sequence[int] = self._slice(end) if end > position else ()
-        logprobs = self._logprobs(end) if token_ids else ()
+        logprobs = self._logprobs(end) if token_ids and stream.logprobs is not None else ()
         if end == stream.count and stream.end_came_with_token:
             self.position = end
             self.exhausted = True
@@ -296,11 +297,9 @@ class StreamReader:
         return self.stream.tokens[self.position - first : end - first]
 
     def _logprobs(self, end: int) -> Sequence[TokenLogprobs]:
-        stream = self.stream
-        if stream.logprobs is None:
-            return ()
-        first = stream.first_kept
-        return stream.logprobs.take(self.position - first, end - first)
+        column, first = self.stream.logprobs, self.stream.first_kept
+        assert column is not None
+        return column.take(self.position - first, end - first)
 
     def _after_message(self, position: int) -> None:
         self.position = position

@@ -160,6 +160,15 @@ async def test_a_form_that_is_hard_work_neither_ends_nor_stalls_the_engine(
     await real.until_engine_idle(10)
 
 
+async def test_an_answer_whose_form_becomes_too_much_work_fails_instead_of_looking_complete(
+    real: RealService,
+) -> None:
+    _, form = ALLOWED["more states"]
+    with pytest.raises(Internal):
+        await read(real.client.generate("Hi", max_tokens=300, temperature=1.5, seed=1, regex=form))
+    await lives(real)
+
+
 async def test_different_forms_at_once_do_not_meet(real: RealService) -> None:
     forms = [f"(item {i}|thing {i})" for i in range(16)]
     answers = await asyncio.gather(

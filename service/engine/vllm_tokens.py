@@ -26,6 +26,8 @@ class DecodedTokens(dict[int, bytes]):
         if self._tokenizer is None:
             return b""
         (written,) = self._tokenizer.convert_ids_to_tokens([token_id])
+        if written is None:  # a model's table is often larger than its vocabulary
+            return b""
         if isinstance(written, str) and (byte := _BYTE.fullmatch(written)):
             return bytes.fromhex(byte[1])
         (text,) = convert_ids_list_to_tokens(self._tokenizer, [token_id])

@@ -40,18 +40,20 @@ def main(model: str, answer_file: str) -> None:
 
 
 def answer_of(output: Any, choice: Any) -> dict[str, Any]:
-    """One choice's answer as JSON; `logprobs`: id, rank and logarithm, for each token."""
-    return {
+    """One choice's answer as JSON; `logprobs`, if asked for: id, rank and logarithm by token."""
+    answer = {
         "text": choice.text,
         "token_ids": list(choice.token_ids),
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "prompt_tokens": len(output.prompt_token_ids),
-        "logprobs": [
-            [[token_id, likely.rank, likely.logprob] for token_id, likely in place.items()]
-            for place in choice.logprobs or ()
-        ],
     }
+    if choice.logprobs is not None:
+        answer["logprobs"] = [
+            [[token_id, likely.rank, likely.logprob] for token_id, likely in place.items()]
+            for place in choice.logprobs
+        ]
+    return answer
 
 
 def params_of(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Several choices for one request, on a call of its own."""
 
 import asyncio
-from contextlib import suppress
 
 import grpc
 import pytest
@@ -10,10 +9,10 @@ import structlog
 from service.engine.scripted import ScriptedEngine
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
-from tests.contract.raw_caller import GENERATE, RawCaller
 from tests.contract.several import Choices, endless, several, texts_of
 from tests.service.running import Answer, Refusal, RunningService, eventually, refusal
 from tokenstream.v1 import generation_pb2 as pb
+from tokenstream.v1 import generation_pb2_grpc
 
 
 async def begun(running: RunningService, request: pb.GenerateRequest) -> tuple[object, Choices]:
@@ -123,6 +122,7 @@ async def test_cancel_after_the_first_choice_has_ended_ends_the_others(
     for _ in range(6):  # the first has the stop string; the others begin within a character
         stepped.engine.step()
     await eventually(lambda: stepped.count(Outcome.STOP_STRING) == 1)
+    assert stepped.service.gate.held == 2
     with pytest.raises(grpc.aio.AioRpcError):
         await stepped.cancel(f"{got.stream_id}~1")
     await stepped.cancel(got.stream_id)
@@ -256,14 +256,18 @@ async def test_a_failure_while_the_choices_are_opened_leaves_nothing(
     assert (await Choices(4).read(running.generate(several(4)))).texts == texts_of(4)
 
 
-async def test_a_caller_that_takes_nothing_is_ended_with_all_choices(serve: Serve) -> None:
+async def test_a_caller_that_takes_nothing_is_ended_with_all_choices_and_told_once_why(
+    serve: Serve,
+) -> None:
     engine = ScriptedEngine(step_s=0.0, context_length=500_000)
     running = await serve(engine, stall_limit_s=0.4, drain_grace_s=0)
-    caller = await RawCaller.connect(running.target, window=0)
-    request = several(3, ignore_eos=True, max_tokens=400_000)
-    caller.open(GENERATE, request.SerializeToString())
+    channel = running.connect(("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
+    stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    call, got = stub.Generate(several(3, ignore_eos=True, max_tokens=400_000)), Choices(3)
+    got.add(await anext(aiter(call)))
     await eventually(lambda: running.count(Outcome.STALLED) == 3)
+    refused = await refused_after(call, got)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ABORTED, "STREAM_STALLED")
+    assert all(text.startswith(begin) for text, begin in zip(got.texts, "abc", strict=True))
     await eventually(lambda: running.idle)
     assert running.counted == 3
-    with suppress(Exception):
-        await caller.close()

@@ -39,11 +39,11 @@ SEVERAL: dict[str, Request] = {
     "seeded": {"prompt": QUESTIONS[7], "params": {"n": 4, "temperature": 1.6, "seed": 7}},
     "with stop strings": {
         "prompt": QUESTIONS[2],
-        "params": {"n": 4, "temperature": 1.0, "seed": 11, "stop": ["the ", "token"]},
+        "params": {"n": 4, "temperature": 2.0, "seed": 11, "stop": ["the ", "token"]},
     },
     "of token ids": {
         "prompt": list(range(300, 340)),
-        "params": {"n": 4, "temperature": 1.0, "seed": 2**40, "top_p": 0.9, "ignore_eos": True},
+        "params": {"n": 4, "temperature": 1.6, "seed": 2**40, "top_p": 0.9, "ignore_eos": True},
     },
 }
 for _request in SEVERAL.values():

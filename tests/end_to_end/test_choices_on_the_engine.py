@@ -54,7 +54,8 @@ async def test_seeded_choices_are_each_exactly_vllms_own(
     for name, events in zip(SEVERAL, answers, strict=True):
         vllms = expected_of_several[name]
         assert [choice_of(events, index) for index in range(4)] == vllms, name
-        assert len({tuple(choice["token_ids"]) for choice in vllms}) == 4  # or it says little
+        # The test says little if the choices were all alike.
+        assert len({tuple(choice["token_ids"]) for choice in vllms}) > 1, name
 
 
 async def test_greedy_choices_are_all_the_same_and_nothing_of_them_is_left(

@@ -1,6 +1,9 @@
+from contextlib import ExitStack
+
 import pytest
 
-from service.choices import leave_together
+from service.choices import add_choices, leave_together
+from service.domain import GenerationRequest
 from service.errors import EngineDead, StreamNotFound, StreamStalled
 from service.telemetry.outcomes import Outcome
 from tests.conftest import FakeClock
@@ -9,11 +12,13 @@ from tests.stream.by_hand import LENGTH
 
 
 def test_all_choices_have_ids_of_their_own_and_the_requests_arrival(clock: FakeClock) -> None:
-    generations = Generations(clock)
-    first = generations.begin_several("s", 3)
+    first = Generations(clock).begin("s")
+    arrived = clock.now
+    clock.now += 3  # it was rendered
+    add_choices(first, GenerationRequest(None), [ExitStack(), ExitStack()])
     assert [choice.stream_id for choice in first.choices] == ["s", "s~1", "s~2"]
     assert [choice.choice_index for choice in first.choices] == [0, 1, 2]
-    assert {choice.arrived for choice in first.choices} == {clock.now}
+    assert {choice.arrived for choice in first.choices} == {arrived}
 
 
 def test_a_request_is_found_by_its_id_until_its_last_choice_has_settled(clock: FakeClock) -> None:

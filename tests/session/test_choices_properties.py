@@ -108,8 +108,9 @@ def test_any_actions_on_choices_leave_each_exact_and_each_request_with_one_failu
             if not isinstance(received.end, Exception):
                 assert received.letters == pushed
                 assert received.end.usage.completion_tokens == len(pushed)
-            elif isinstance(received.end, EngineDead) and stream_of(generation).failure:
-                assert received.letters == pushed  # what was decoded before came before the failure
+            elif credit is None and stream_of(generation).failure:
+                # What was decoded before came before the failure, unless a reader was broken off.
+                assert received.letters == pushed or isinstance(received.end, StreamStalled)
     begun = sorted(choices.pushed)
     assert sorted(stream_id for stream_id, _ in work.generations.settled) == begun
     assert sorted(work.generations.given_back) == begun

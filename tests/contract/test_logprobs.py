@@ -4,7 +4,7 @@ import pytest
 
 from service.engine.scripted import END_OF_TEXT, scripted_logprobs, scripted_token_bytes
 from tests.contract.talk import Talk
-from tests.service.running import Answer, RunningService
+from tests.service.running import Answer, RunningService, eventually
 from tokenstream.v1 import generation_pb2 as pb
 
 TEXT = "a\u20ac stop here, if it is there"
@@ -94,3 +94,30 @@ async def test_a_message_with_them_is_small_however_much_waits(stepped: RunningS
     got = await Answer(first=0).read(stepped.resume(first.started.stream_id))
     assert max(len(delta.token_ids) for delta in got.deltas) == 128
     assert told(got) == known(got.token_ids, 20)
+
+
+async def test_a_frame_with_them_is_small_however_many_requests_wait(
+    stepped: RunningService,
+) -> None:
+    talk = Talk.over(stepped.channel)
+    request = pb.GenerateRequest(
+        text="ab",
+        sampling=pb.SamplingOptions(logprobs=1, ignore_eos=True, max_tokens=100),
+        stream=pb.StreamOptions(credit=0),
+    )
+    for number in range(1, 21):
+        await talk.start(number, request)
+    for number in range(1, 21):
+        await talk.started(number)
+    for _ in range(100):
+        stepped.engine.step()
+    await eventually(lambda: stepped.tokens_routed == 2000)
+    await talk.grant(dict.fromkeys(range(1, 21), 100))
+    sizes = []
+    while any(told.upto < 100 for told in talk.told.values()):
+        frame = await talk.frame()
+        assert frame is not None
+        sizes.append(len(frame.deltas.logprobs))
+    assert max(sizes) == 600  # 512, and what the delta that met it has more
+    assert sum(sizes) == 2000
+    await talk.end()

@@ -79,6 +79,7 @@ class Generation:
         "stream",
         "stream_id",
         "tenant",
+        "trace_id",
     )
 
     def __init__(
@@ -98,6 +99,7 @@ class Generation:
         # Not the request itself: a stream that is kept must not keep its prompt.
         self.delivery = request.delivery
         self.client_request_id = request.client_request_id
+        self.trace_id = request.trace_id
         self.prompt_tokens = 0  # before it was rendered
         self.arrived = clock()
         self.deadline = deadline

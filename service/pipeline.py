@@ -24,6 +24,7 @@ from service.domain import DeliveryOptions, GenerationRequest, SamplingOptions
 from service.engine.protocol import EngineClient, RenderedRequest
 from service.errors import DeadlineExceeded, RequestFailed, ServiceError, StreamNotFound
 from service.generation import Generation
+from service.stream.logprobs import LogprobColumn
 from service.stream.pacing import DelayGrid
 from service.stream.reader import Sink, StreamReader
 from service.stream.stop_strings import StopWatch
@@ -240,6 +241,11 @@ class Pipeline:
             on_progress=partial(self._progress.moved, generation.stream_id),
             tell_every=self._limits.tell_every,
             tell_first=self._limits.tell_first,
+            logprobs=(
+                None
+                if sampling.logprobs is None
+                else LogprobColumn(sampling.logprobs, rendered.token_bytes)
+            ),
         )
         time_to_live_s = min(
             generation.delivery.time_to_live_s or self._limits.detached_ttl_s,
@@ -292,6 +298,7 @@ class Pipeline:
             stream=generation.stream_id[:_ID_IN_LOG],
             tenant=generation.tenant,
             client_request_id=generation.client_request_id[:128],
+            trace_id=generation.trace_id,
             outcome=generation.outcome.value,
             prompt_tokens=generation.prompt_tokens,
             output_tokens=0 if generation.stream is None else generation.stream.count,

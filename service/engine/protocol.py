@@ -26,12 +26,13 @@ class RenderedRequest:
     """A request in the engine's own form, ready to be submitted once.
 
     `make_decoder` makes a decoder for the request's output from its first token on, a new one each
-    time; `handle` is the engine's own.
+    time; `handle` is the engine's own. `token_bytes`: a token's own bytes, by itself.
     """
 
     prompt_token_count: int
     make_decoder: Callable[[], TokenDecoder]
     handle: Any
+    token_bytes: Callable[[int], bytes]
 
 
 class EngineClient(Protocol):

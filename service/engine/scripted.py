@@ -3,8 +3,10 @@
 A token is a byte of UTF-8 (ids 0 to 255) or the end of text (256). The answer to a prompt is the
 prompt's own bytes and then the end of text, or the bytes again and again if that is ignored; so
 every token of every stream is known beforehand. Choice i does without the prompt's first i bytes
-(modulo their number). It keeps vLLM's rules: one batch a step, at most `max_running` requests in
-it, the others wait; nothing comes for an aborted request.
+(modulo their number). A chat is answered with its last message's content; the role "nobody" is
+refused, as a template may. Token i has the log-probability -i/1024, and the likeliest in its place
+are itself and those before it, each -1 less. It keeps vLLM's rules: one batch a step, at most
+`max_running` requests in it, the others wait; nothing comes for an aborted request.
 
 Time passes by itself every `step_s` seconds, or, with None, only when `step` is called.
 """
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from service.domain import (
+    ChatPrompt,
     EngineAccount,
     EngineBatch,
     EngineCensus,
@@ -23,13 +26,14 @@ from service.domain import (
     EngineOutput,
     FinishReason,
     GenerationRequest,
+    LogprobRows,
     ModelCard,
     SchedulerReport,
     TextPrompt,
     TokensPrompt,
 )
 from service.engine.protocol import Progress, RenderedRequest
-from service.errors import EngineDead
+from service.errors import EngineDead, FieldViolation, InvalidRequest
 
 END_OF_TEXT = 256
 VOCABULARY = 257
@@ -44,6 +48,7 @@ class ScriptedOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     broken: bool = False
+    likeliest: int = 0
 
 
 @dataclass(slots=True)
@@ -71,6 +76,12 @@ class ScriptedBatch:
         """There is no prefix cache."""
         return None
 
+    def logprobs(self, output: EngineOutput) -> LogprobRows:
+        """See the top of the file."""
+        assert isinstance(output, ScriptedOutput)
+        rows = [scripted_logprobs(i, output.likeliest) for i in output.new_token_ids]
+        return LogprobRows([ids for ids, _ in rows], [logprobs for _, logprobs in rows])
+
 
 class Utf8Decoder:
     """Bytes to text; keeps an incomplete character to itself."""
@@ -95,6 +106,7 @@ class _Job:
     left: int
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    likeliest: int = 0
     broken: bool = False
 
 
@@ -112,7 +124,7 @@ class ScriptedEngine:
         self._step_s = step_s
         self._max_running = max_running
         self._loading = loading
-        self._card = ModelCard("scripted", context_length, VOCABULARY)
+        self._card = ModelCard("scripted", context_length, VOCABULARY, has_chat_template=True)
         self._jobs: dict[str, _Job] = {}
         self._batches: asyncio.Queue[ScriptedBatch | None] = asyncio.Queue()
         self._stepping: asyncio.Task[None] | None = None
@@ -147,8 +159,9 @@ class ScriptedEngine:
             wanted,
             sampling.stop_token_ids,
             sampling.ignore_eos,
+            sampling.logprobs or 0,
         )
-        return RenderedRequest(len(prompt), Utf8Decoder, job)
+        return RenderedRequest(len(prompt), Utf8Decoder, job, scripted_token_bytes)
 
     def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
         """Leave out the answer's first bytes."""
@@ -235,7 +248,7 @@ class ScriptedEngine:
             return ScriptedOutput(job.request_id, (), FinishReason.STOP, broken=True)
         token_id = next(job.answer)
         job.left -= 1
-        output = ScriptedOutput(job.request_id, (token_id,))
+        output = ScriptedOutput(job.request_id, (token_id,), likeliest=job.likeliest)
         if token_id == END_OF_TEXT and not job.ignore_eos:
             output.finish_reason = FinishReason.STOP
         elif token_id in job.stop_token_ids:
@@ -259,6 +272,10 @@ def _prompt_bytes(request: GenerationRequest) -> bytes:
             return text.encode()
         case TokensPrompt(token_ids):
             return bytes(i % 256 for i in token_ids)
+        case ChatPrompt(messages):
+            if any(message.role == "nobody" for message in messages):
+                raise InvalidRequest((FieldViolation("chat", "nobody has nothing to say"),))
+            return messages[-1].content.encode() or b"."
         case None:
             raise ValueError("a request is validated before it is rendered")
 
@@ -268,3 +285,15 @@ def _answer(prompt: bytes, ignore_eos: bool) -> Iterator[int]:
         yield from prompt
         if not ignore_eos:
             yield END_OF_TEXT
+
+
+def scripted_token_bytes(token_id: int) -> bytes:
+    """The byte that a token is."""
+    return b"" if token_id == END_OF_TEXT else bytes((token_id,))
+
+
+def scripted_logprobs(token_id: int, likeliest: int) -> tuple[list[int], list[float]]:
+    """A token's row: see the top of the file."""
+    others = [(token_id - i) % VOCABULARY for i in range(likeliest)]
+    own = -token_id / 1024
+    return [token_id, *others], [own, *(own - i for i in range(likeliest))]

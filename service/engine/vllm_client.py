@@ -9,6 +9,7 @@ the client's constructor starts the process and waits for it; `add_request_async
 import asyncio
 import multiprocessing
 import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from service.domain import (
     EngineOutput,
     FinishReason,
     GenerationRequest,
+    LogprobRows,
     ModelCard,
     SchedulerReport,
 )
@@ -88,6 +90,13 @@ class VllmBatch:
         """Prompt tokens found in the prefix cache, in a request's first output; else None."""
         stats = cast("EngineCoreOutput", output).prefill_stats
         return None if stats is None else int(stats.num_cached_tokens)
+
+    def logprobs(self, output: EngineOutput) -> LogprobRows:
+        """See `EngineBatch.logprobs`."""
+        rows = cast("EngineCoreOutput", output).new_logprobs
+        if rows is None:
+            raise RuntimeError("the engine told no log-probabilities of its tokens")
+        return LogprobRows(rows.logprob_token_ids.tolist(), rows.logprobs.tolist())
 
 
 class VllmEngine:
@@ -178,6 +187,7 @@ class VllmEngine:
         from vllm.v1.engine.input_processor import InputProcessor
         from vllm.v1.executor import Executor
 
+        from service.engine.vllm_chat import has_chat_template
         from service.engine.vllm_rendering import VllmRenderer
 
         report("reading the model's configuration")
@@ -210,6 +220,8 @@ class VllmEngine:
             context_length=config.model_config.max_model_len,
             vocab_size=config.model_config.get_vocab_size(),
             has_tokenizer=renderer.tokenizer is not None,
+            has_chat_template=has_chat_template(renderer),
+            max_logprobs=_most_logprobs(config.model_config.max_logprobs),
         )
 
     @property
@@ -312,6 +324,11 @@ class VllmEngine:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
+
+
+def _most_logprobs(configured: int) -> int:
+    """vLLM's own limit; -1 there is none."""
+    return sys.maxsize if configured == -1 else configured
 
 
 def _report(reports: Sequence[Mapping[str, Any]]) -> SchedulerReport:

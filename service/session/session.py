@@ -34,6 +34,7 @@ from service.stream.reader import StreamReader
 _log = structlog.get_logger(__name__)
 
 MOST_TOKENS_PER_FRAME = 8192
+MOST_LOGPROBS_PER_FRAME = 512  # tokens, each with up to 20 others
 MOST_NOTICES = 1024
 
 
@@ -208,7 +209,7 @@ class Session:
                 self._reading[request_id][0].known = True
         ready, self._ready = self._ready, deque()
         deltas = frame.deltas
-        token_ids = deltas.token_ids
+        token_ids, logprobs = deltas.token_ids, deltas.logprobs
         while ready:
             reader = ready.popleft()
             if reader.closed:
@@ -221,7 +222,7 @@ class Session:
                 continue
             if exhausted:
                 self._end(frame, reader)
-            if len(token_ids) >= MOST_TOKENS_PER_FRAME:
+            if len(token_ids) >= MOST_TOKENS_PER_FRAME or len(logprobs) >= MOST_LOGPROBS_PER_FRAME:
                 ready.extend(self._ready)
                 self._ready = ready
                 break

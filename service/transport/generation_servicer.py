@@ -15,6 +15,7 @@ from service.transport.choices_sink import ChoicesSink
 from service.transport.convert import event_encoder, to_delivery, to_request
 from service.transport.session_call import SessionCall
 from service.transport.status import StatusError, end_with, status_boundary
+from service.transport.trace_context import trace_id_in
 from service.transport.wakeup import Turns
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
 
@@ -60,8 +61,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             with status_boundary():
                 with self._refusals_counted():
-                    caller = self._authenticator.caller_of(context.invocation_metadata())
-                    wanted = to_request(request)
+                    metadata = context.invocation_metadata()
+                    caller = self._authenticator.caller_of(metadata)
+                    wanted = to_request(request, trace_id_in(metadata))
                     validation.check_without_credit(wanted.delivery)
                 generation = await self._pipeline.open(
                     wanted, caller.tenant, context.time_remaining()

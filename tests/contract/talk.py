@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -75,6 +76,7 @@ class Talk:
         *,
         timeout_s: float | None = None,
         api_key: str = "",
+        traceparent: str = "",
         expected: bool = True,
     ) -> None:
         """Begin a request; a string is a text prompt. `expected`: whether it should be taken."""
@@ -84,7 +86,9 @@ class Talk:
             credit = request.stream.credit if request.stream.HasField("credit") else None
             others = [Answer() for _ in range(1, request.sampling.n)]
             self.told[request_id] = Told(Answer(), credit, others=others)
-        start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
+        start = pb.SessionStart(
+            id=request_id, request=request, api_key=api_key, traceparent=traceparent
+        )
         if timeout_s is not None:
             start.timeout.CopyFrom(duration(timeout_s))
         await self.say(pb.SessionRequest(start=start))
@@ -235,6 +239,10 @@ class Talk:
         assert len(deltas.first_token_indexes) == len(deltas.token_counts) == count
         assert len(deltas.texts) == count
         assert len(deltas.token_ids) == sum(deltas.token_counts)
+        assert len(deltas.logprob_counts) in (0, count)
+        assert len(deltas.logprobs) == sum(deltas.logprob_counts)
+        with_it = iter(deltas.logprob_counts)
+        logprobs = iter(deltas.logprobs)
         self.frames_with_tokens += count > 0
         at = 0
         for (request_id, choice_index), first, length, text in zip(
@@ -243,6 +251,7 @@ class Talk:
             token_ids = deltas.token_ids[at : at + length]
             at += length
             delta = pb.Delta(first_token_index=first, token_ids=token_ids, text=text)
+            delta.logprobs.extend(islice(logprobs, next(with_it, 0)))
             answer = self._add(request_id, pb.GenerateResponse(delta=delta), choice_index)
             most = self.told[request_id].most
             assert most is None or answer.first + answer.count <= most, "more than was granted"

@@ -71,7 +71,9 @@ class Generations:
         )
         on_end: Callable[[], None] | None = generation.stream_ended if detach else None
         stream = TokenStream(self.clock, keep_all=detach, on_end=on_end)
-        generation.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
+        generation.opened(
+            "m", RenderedRequest(3, LetterDecoder, None, lambda i: b""), stream, TIME_TO_LIVE_S
+        )
         generation.held.callback(self.given_back.append, stream_id)
         self.directory.add(generation)
         generation.began, generation.known = began, known
@@ -93,7 +95,9 @@ class Generations:
 
         for choice in choices:
             stream = TokenStream(self.clock, on_end=partial(fail_others, choice, fail))
-            choice.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
+            choice.opened(
+                "m", RenderedRequest(3, LetterDecoder, None, lambda i: b""), stream, TIME_TO_LIVE_S
+            )
             choice.held.callback(self.given_back.append, choice.stream_id)
             self.directory.add(choice)
             choice.began = True

@@ -2,7 +2,15 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from service.domain import EngineFinish, Finished, FinishReason, Started, Timings, Usage
+from service.domain import (
+    EngineFinish,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
 from service.errors import (
     FieldViolation,
     IdUnknown,
@@ -21,6 +29,20 @@ FINISHED = Finished(EngineFinish(FinishReason.STOP, "END"), Usage(3, 2, 1), Timi
 
 def sent(frame: Frame) -> pb.SessionResponse:
     return pb.SessionResponse.FromString(from_frame(frame).SerializeToString())
+
+
+def test_a_frame_has_the_log_probabilities_of_those_who_asked() -> None:
+    frame = Frame()
+    one, two = TokenLogprobs(-1.0, b"a", ()), TokenLogprobs(-2.0, b"b", ())
+    frame.deltas.add_token(1, 0, 7, "x")
+    frame.deltas.add(2, 0, (8, 9), "ab", (one, two))
+    frame.deltas.add_token(3, 0, 7, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.logprob_counts) == [0, 2, 0]
+    assert list(deltas.logprobs) == [
+        pb.TokenLogprobs(logprob=-1.0, token=b"a"),
+        pb.TokenLogprobs(logprob=-2.0, token=b"b"),
+    ]
 
 
 def test_choices_are_told_where_one_is_not_the_first() -> None:

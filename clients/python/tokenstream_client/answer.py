@@ -63,6 +63,10 @@ class Terms:
     """Seconds, for one pause between tries."""
     api_key: str = ""
     """Its own key; empty: that of the client."""
+    traceparent: str = ""
+    """W3C trace context, as its headers have it; empty: none."""
+    tracestate: str = ""
+    """See traceparent."""
 
 
 class Answer:

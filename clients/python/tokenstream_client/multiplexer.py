@@ -15,7 +15,7 @@ What waits to be sent is at most four frames for each answer, and one credit fra
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Final
 
@@ -24,7 +24,9 @@ from tokenstream_client.answer import Answer
 from tokenstream_client.errors import TokenstreamError
 from tokenstream_client.events import (
     Delta,
+    TokenLogprobs,
     finished_from_message,
+    logprobs_from_messages,
     started_from_message,
 )
 from tokenstream_client.status import error_from_failure
@@ -238,7 +240,14 @@ class Multiplexer:
             return pb.SessionRequest(
                 resume=pb.SessionResume(id=identity, request=message, api_key=api_key)
             )
-        start = pb.SessionStart(id=identity, request=message, api_key=api_key)
+        terms = answer.terms
+        start = pb.SessionStart(
+            id=identity,
+            request=message,
+            api_key=api_key,
+            traceparent=terms.traceparent,
+            tracestate=terms.tracestate,
+        )
         remaining = answer.remaining(self._clock())
         if remaining is not None:
             start.timeout.FromNanoseconds(round(remaining * 1e9))
@@ -247,19 +256,23 @@ class Multiplexer:
     def _receive_deltas(self, deltas: pb.SessionDeltas) -> None:
         # Each column is crossed from the message once; slicing a tuple costs next to nothing.
         token_ids = tuple(deltas.token_ids)
+        logprobs: Iterable[tuple[TokenLogprobs, ...]] = repeat(())
+        if deltas.logprobs:
+            logprobs = _logprobs_of(deltas)
         routes, end = self._routes, 0
-        for identity, choice, first, count, text in zip(
+        for identity, choice, first, count, text, places in zip(
             deltas.ids,
             deltas.choice_indexes or repeat(0),
             deltas.first_token_indexes,
             deltas.token_counts,
             deltas.texts,
+            logprobs,
             strict=False,
         ):
             begin, end = end, end + count
             answer = routes.get(identity)
             if answer is not None:
-                answer.on_delta(Delta(choice, first, token_ids[begin:end], text))
+                answer.on_delta(Delta(choice, first, token_ids[begin:end], text, places))
                 if answer.ended:  # it was not the next delta
                     self.leave(answer)
 
@@ -284,3 +297,11 @@ class Multiplexer:
         delay = answer.failed(error_from_failure(failure), self._clock())
         if delay is not None:
             self._retries.append((delay, answer))
+
+
+def _logprobs_of(deltas: pb.SessionDeltas) -> Iterator[tuple[TokenLogprobs, ...]]:
+    """The deltas' log-probabilities, delta by delta."""
+    logprobs, end = logprobs_from_messages(deltas.logprobs), 0
+    for count in deltas.logprob_counts:
+        begin, end = end, end + count
+        yield logprobs[begin:end]

@@ -78,8 +78,9 @@ class _ChunkEncoder:
         """See `Encoder`."""
         return b"data: " + _json(body_of(problem)) + b"\n\n"
 
-    def moved(self) -> None:
+    def moved(self) -> bytes | None:
         """See `Encoder`: these clients do not come back."""
+        return None
 
     def end(self) -> bytes:
         """See `Encoder`."""

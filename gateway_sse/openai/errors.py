@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from gateway_sse.problems import Problem
 
-_OURS: Final = ("/v1/completions/", "/v1/streams")
+_OURS: Final = ("/v1/completions/", "/v1/streams", "/v1/perceived")
 
 _BAD_REQUEST: Final = "invalid_request_error"
 _TYPES: Final = {429: "requests"}

@@ -29,7 +29,11 @@ class Part(BaseModel):
     """An object in a request, or the request itself: nothing but the fields that it declares."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 

@@ -74,6 +74,38 @@ class GatewaySettings(BaseSettings):
         gt=0,
         description="seconds between comments that keep a silent stream's connection open",
     )
+    stall_limit_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds after which a client that takes nothing is dropped",
+    )
+    linger_s: float = Field(
+        default=0.8,
+        ge=0,
+        le=60,
+        description="seconds for which a stream whose client closed its connection waits, without"
+        " decoding on, for being resumed, where the request does not say; then it is ended",
+    )
+    body_timeout_s: float = Field(
+        default=20.0, gt=0, description="most seconds for a request's head, and for its body"
+    )
+    max_requests_per_client: int | None = Field(
+        default=1024,
+        ge=1,
+        description="requests that one client (API key, else address) may have open; more are"
+        " answered 429. Empty: any number",
+    )
+    max_streams_per_socket: int = Field(
+        default=64, ge=1, le=4096, description="streams at once on one WebSocket"
+    )
+    cors_origins: list[str] = Field(
+        default=[],
+        description="origins whose web pages may call, such as https://app.example.com; default:"
+        " only pages of the gateway's own origin",
+    )
+    metrics_listen: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
+        default=None, description="host:port of Prometheus metrics; none without it"
+    )
     drain_grace_s: float = Field(
         default=20.0,
         ge=0,

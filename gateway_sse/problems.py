@@ -31,6 +31,7 @@ _STATUSES: Final = {
     "DEADLINE_EXCEEDED": 504,
 }
 _UNAUTHENTICATED: Final = 401
+_NOT_FOUND: Final = 404
 _RETRYABLE: Final = (429, 503)
 _DEFAULT_RETRY_S: Final = 1.0
 
@@ -95,7 +96,16 @@ class Refused(Exception):  # a request is refused; nothing is wrong here
         violations = () if field is None else (FieldViolation(field, message),)
         text = message if field is None else f"{field}: {message}"
         super().__init__(text)
-        self.problem = Problem(status, "INVALID_ARGUMENT", reason, text, violations)
+        code = "NOT_FOUND" if status == _NOT_FOUND else "INVALID_ARGUMENT"
+        self.problem = Problem(status, code, reason, text, violations)
+
+    @classmethod
+    def of(cls, reason: str, violations: tuple[FieldViolation, ...]) -> "Refused":
+        """Refuse several fields at once."""
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        refused = cls(reason, text)
+        refused.problem = Problem(400, "INVALID_ARGUMENT", reason, text, violations)
+        return refused
 
 
 def problem_from_error(error: TokenstreamError) -> Problem:

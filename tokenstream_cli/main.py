@@ -30,16 +30,14 @@ def _serve(argv: Sequence[str]) -> int:
 
 
 def _gateway(argv: Sequence[str]) -> int:
-    import asyncio
-
-    from gateway_sse.app import serve
     from gateway_sse.config import GatewaySettings
+    from gateway_sse.server import main
     from tokenstream_cli.environment import warn_of_unknown_variables
     from tokenstream_cli.settings import load
 
     warn_of_unknown_variables("gateway")
     settings = load(GatewaySettings, command="gateway", section="gateway", argv=argv)
-    return asyncio.run(serve(settings))
+    return main(settings)
 
 
 def _up(argv: Sequence[str]) -> int:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from gateway_sse.app import bind, serve_on
 from gateway_sse.config import GatewaySettings
-from gateway_sse.streams import OpenStreams
+from gateway_sse.server import bind, serve_on
+from gateway_sse.streaming.open_streams import OpenStreams
 from tests.clients.scripted import ScriptedService, scripted_service
 
 

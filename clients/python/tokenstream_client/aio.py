@@ -25,7 +25,7 @@ from tokenstream_client.delivery import Delivery
 from tokenstream_client.errors import Cancelled, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
 from tokenstream_client.own_call import OwnCall
-from tokenstream_client.requests import GenerateOptions
+from tokenstream_client.requests import GenerateOptions, OnDisconnect
 from tokenstream_client.session import Session
 from tokenstream_client.status import own_errors
 from tokenstream_client.stream import AsyncStream
@@ -115,12 +115,13 @@ class AsyncClient:
         api_key: str | None = None,
         max_delay_ms: int | None = None,
         max_tokens_per_message: int | None = None,
+        on_disconnect: OnDisconnect = "detach",
     ) -> AsyncStream:
         """Read a stream on that was begun with ``on_disconnect="detach"``, here or elsewhere.
 
         `next_token_index` is how many tokens the caller has: `AsyncStream.next_token_index`. A
-        reader that was there before gets `Aborted`. Leaving this one detaches the stream again;
-        `AsyncStream.stop` or `cancel` ends it. A delta without token ids is the stream's last:
+        reader that was there before gets `Aborted`. Leaving this one detaches the stream again,
+        or ends it with `on_disconnect` "end"; `AsyncStream.stop` or `cancel` ends it anyhow. A delta without token ids is the stream's last:
         drop it if you had it before. `timeout` is for the reading alone. Reading raises NotFound
         if there is no such stream any more, InvalidRequest if it has not come so far.
         """
@@ -128,7 +129,8 @@ class AsyncClient:
             stream_id, next_token_index, max_delay_ms, max_tokens_per_message
         )
         ttl = self._options.time_to_live
-        return self._begin(request, timeout, api_key, stops=False, time_to_live=ttl)
+        stops = on_disconnect == "end"
+        return self._begin(request, timeout, api_key, stops=stops, time_to_live=ttl)
 
     async def cancel(
         self, stream_id: str, *, timeout: float | None = None, api_key: str | None = None

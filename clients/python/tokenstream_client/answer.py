@@ -82,6 +82,7 @@ class Answer:
         self.error: TokenstreamError | None = None
         """What it ended with, if not well; raised to the reader after the events before it."""
         self.stop_asked = False
+        self.stops_when_left = self.terms.stops_when_left
         self.needs_call = False
         """It cannot go on in the session that had it, and goes on by a call of its own."""
         self.changed: Callable[[], None] = _ignore
@@ -149,7 +150,7 @@ class Answer:
     @property
     def must_be_stopped(self) -> bool:
         """Whether leaving it takes more than closing: it would go on, and is not meant to."""
-        return self.detachable and self.terms.stops_when_left
+        return self.detachable and self.stops_when_left
 
     # What comes for it.
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from tokenstream_client.answer import Answer
 from tokenstream_client.errors import DeadlineExceeded, TokenstreamError
+from tokenstream_client.events import Event
 from tokenstream_client.own_call import OwnCall
 from tokenstream_client.session import Session
 
@@ -30,6 +31,9 @@ class Delivery:
         self._call: OwnCall | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._notified: Callable[[], None] | None = None
+        self._advancing: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
         answer.changed = self._changed
         if answer.terms.deadline is not None:
             at = answer.terms.deadline + _DEADLINE_SLACK_S
@@ -47,6 +51,18 @@ class Delivery:
             await self._call.advance(self._pause)
         else:
             await self._pause(None)
+
+    def notify(self, callback: Callable[[], None]) -> None:
+        """Have somebody told of every change, instead of waiting in `more`."""
+        self._notified = callback
+        self._changed()
+
+    def take(self) -> Event | None:
+        """Return the next event; see `Answer.take`."""
+        event = self.answer.take()
+        if self._advancing is not None and not self.answer.has_events:
+            self._room.set()
+        return event
 
     def consume(self, tokens: int) -> None:
         """Note that the reader has read so many tokens more."""
@@ -73,6 +89,8 @@ class Delivery:
         answer = self.answer
         if not answer.leave(error):
             return
+        if self._advancing is not None:
+            self._advancing.cancel()
         if self._call is not None:
             self._call.leave()
         elif self._session is not None:
@@ -86,6 +104,19 @@ class Delivery:
             self._timer.cancel()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self._notified is not None:
+            if self._advancing is None and (self._call is not None or self.answer.needs_call):
+                self._advancing = self.loop.create_task(self._advance())
+            self._notified()
+
+    async def _advance(self) -> None:
+        """Move a call of its own for a reader that does not: one message at a time waits."""
+        while not self.answer.ended:
+            self._room.clear()
+            if self.answer.has_events:
+                await self._room.wait()
+            else:
+                await self.more()
 
     async def _pause(self, seconds: float | None) -> None:
         if self._waiter is not None:

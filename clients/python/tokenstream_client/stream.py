@@ -1,6 +1,6 @@
 """One answer as a caller of asyncio reads it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -96,6 +96,44 @@ class AsyncStream(Reading):
             if type(event) is Delta:
                 tokens += len(event.token_ids)
         return batch
+
+    def notify(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop whenever `take_nowait` may have something new.
+
+        For whoever hands events on without a task of its own that would have to be woken. It is
+        called for what is there already, too. It must not raise.
+        """
+        self._delivery.notify(callback)
+
+    def take_nowait(self) -> Event | None:
+        """Return the next event, and count its tokens as read; None: none is there now, or, if
+        `ended`, none any more. Raises TokenstreamError, once everything before was taken.
+        """
+        delivery = self._delivery
+        event = delivery.take()
+        if event is not None:
+            self._note(event)
+            if type(event) is Delta:
+                delivery.consume(len(event.token_ids))
+        return event
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its end, which may still wait to be read."""
+        return self._delivery.answer.ended
+
+    @property
+    def drained(self) -> bool:
+        """Whether it ended well, and everything was read."""
+        answer = self._delivery.answer
+        return answer.ended and answer.error is None and not answer.has_events
+
+    def detach(self) -> None:
+        """Let go of the stream without ending it: `resume` reads on, here or elsewhere, while its
+        time to live lasts. One that was begun with ``on_disconnect="end"`` ends all the same.
+        """
+        self._delivery.answer.stops_when_left = False
+        self._delivery.leave()
 
     def note_read(self, tokens: int) -> None:
         """Count so many tokens more of the batches as read."""

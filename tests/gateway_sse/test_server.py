@@ -11,8 +11,8 @@ import pytest
 from httpx_sse import aconnect_sse
 from pydantic import ValidationError
 
-from gateway_sse.app import serve
 from gateway_sse.config import GatewaySettings
+from gateway_sse.server import serve
 from tests.clients.script import deltas, finished, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
@@ -88,7 +88,7 @@ async def test_a_signal_ends_the_process_with_status_0_after_its_streams(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        "import asyncio, logging, sys; from gateway_sse.app import serve;"
+        "import asyncio, logging, sys; from gateway_sse.server import serve;"
         "from gateway_sse.config import GatewaySettings; logging.basicConfig(level='INFO');"
         "sys.exit(asyncio.run(serve(GatewaySettings())))",
         env={

@@ -1,0 +1,64 @@
+"""The one boundary that turns exceptions into HTTP answers, in the form that their path has."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from gateway_sse.bridge import bridge_of
+from gateway_sse.json_response import json_response
+from gateway_sse.problems import (
+    INTERNAL,
+    Problem,
+    Refused,
+    problem_from_error,
+    problem_from_http,
+)
+from tokenstream_client import TokenstreamError
+
+_log = logging.getLogger("tokenstream.gateway")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_OTHER: Final = "other"  # paths that nobody knows are one label, however many there are
+
+
+@web.middleware
+async def errors_answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what a handler raised, and count what was answered."""
+    try:
+        response = await handler(request)
+    except asyncio.CancelledError:
+        raise  # the client has gone
+    except ConnectionError:
+        raise
+    except web.HTTPException as error:
+        response = problem_response(
+            request, problem_from_http(error.status, error.reason or ""), dict(error.headers)
+        )
+    except Refused as refused:
+        response = problem_response(request, refused.problem)
+    except TokenstreamError as error:
+        explained = bridge_of(request).streams.explain(error)
+        response = problem_response(request, problem_from_error(explained))
+    except Exception:
+        _log.exception("a request failed: %s %s", request.method, request.path)
+        response = problem_response(request, INTERNAL)
+    resource = request.match_info.route.resource
+    route = _OTHER if resource is None else resource.canonical
+    bridge_of(request).metrics.responded(route, response.status)
+    return response
+
+
+def problem_response(
+    request: web.Request, problem: Problem, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Return a problem as JSON."""
+    kept = {name: value for name, value in (headers or {}).items() if name.lower() == "allow"}
+    return json_response(
+        problem.body(),
+        status=problem.status,
+        headers={"cache-control": "no-cache", **problem.headers(), **kept},
+    )

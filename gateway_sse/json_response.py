@@ -1,0 +1,17 @@
+"""JSON as it is registered: UTF-8 by definition, without a charset (RFC 8259, section 11)."""
+
+import json
+from collections.abc import Mapping
+
+from aiohttp import web
+
+
+def json_response(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Answer with a value."""
+    return web.Response(
+        body=json.dumps(value, ensure_ascii=False, allow_nan=False).encode(),
+        status=status,
+        headers={"content-type": "application/json", **(headers or {})},
+    )

@@ -1,0 +1,144 @@
+"""From a stream's events to JSON, and to the bytes of server-sent events. No I/O.
+
+A stream reads, in order::
+
+    event: started     {"stream_id", "model", "prompt_tokens", "client_request_id"}
+                       {"token": "…"}     as often as there is text; without an event name, so
+                                          that EventSource's onmessage gets these, and only these
+    event: finished    {"choice_index", "reason", "stop_string", "stop_token_id",
+                        "usage": {…}, "timings": {…}}
+    event: error       {"error": {…}}     instead of `finished`, if it came to no good end
+                       [DONE]             nothing follows
+
+Every event has an ``id`` (`event_id`). A reader that lost its connection sends the last one back,
+browsers' EventSource by itself, and gets the rest; after `finished` or `error` it gets 204.
+"""
+
+import json
+from json.encoder import encode_basestring
+from typing import Any, Final
+
+from gateway_sse.native.event_id import EventId
+from gateway_sse.problems import Problem
+from tokenstream_client import Delta, Finished, Started
+
+# JSON escapes ASCII's line ends. These are none in SSE, but some parsers split at them anyway.
+_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+RECONNECT_MS: Final = 300
+"""What clients are told to wait before they come back: less than the bridge lets a stream linger
+whose client has gone."""
+
+
+def started_body(event: Started) -> dict[str, Any]:
+    """Return what is said of a stream's beginning."""
+    return {
+        "stream_id": event.stream_id,
+        "model": event.model,
+        "prompt_tokens": event.prompt_tokens,
+        "client_request_id": event.client_request_id,
+    }
+
+
+def finished_body(event: Finished) -> dict[str, Any]:
+    """Return what is said of an answer's end. Times are in milliseconds, from its arrival."""
+    first, total = event.timings.time_to_first_token, event.timings.total
+    return {
+        "choice_index": event.choice_index,
+        "reason": event.reason.value,
+        "stop_string": event.stop_string,
+        "stop_token_id": event.stop_token_id,
+        "usage": {
+            "prompt_tokens": event.usage.prompt_tokens,
+            "completion_tokens": event.usage.completion_tokens,
+            "cached_prompt_tokens": event.usage.cached_prompt_tokens,
+        },
+        "timings": {
+            "time_to_first_token_ms": None if first is None else round(first * 1000, 3),
+            "total_ms": round(total * 1000, 3),
+        },
+    }
+
+
+def json_text(text: str) -> str:
+    """Return a text as JSON, without any line end in it."""
+    encoded: str = encode_basestring(text)
+    return encoded if text.isascii() else encoded.translate(_LINE_ENDS)
+
+
+def json_of(value: object) -> str:
+    """Return a value as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+
+
+class Place:
+    """How far one client is in one stream: what ids are made of."""
+
+    __slots__ = ("next_token_index", "skips_tail", "stream_id", "tail")
+
+    def __init__(self, resumed: EventId | None = None) -> None:
+        """`resumed`: where the client was before."""
+        self.stream_id = ""
+        self.next_token_index = 0 if resumed is None else resumed.next_token_index
+        self.tail = self.skips_tail = resumed is not None and resumed.has_tail
+
+    def takes(self, delta: Delta) -> bool:
+        """Move on; tell whether the delta's text is to be sent."""
+        if delta.token_ids:
+            self.next_token_index = delta.first_token_index + len(delta.token_ids)
+            return bool(delta.text)
+        if self.skips_tail or not delta.text:
+            return False  # it had that before it was cut off
+        self.tail = True
+        return True
+
+    def __str__(self) -> str:
+        suffix = ":tail" if self.tail else ""
+        return f"{self.stream_id}:{self.next_token_index}{suffix}"
+
+    @property
+    def end(self) -> str:
+        """The id of what ends the stream."""
+        return f"{self.stream_id}:{self.next_token_index}:end"
+
+
+class SseEncoder:
+    """See `Encoder`; the grammar is at the top of the file."""
+
+    content_type = "text/event-stream; charset=utf-8"
+    keepalive = b": keep-alive\n\n"
+
+    def __init__(self, resumed: EventId | None = None) -> None:
+        self._place = Place(resumed)
+
+    def started(self, event: Started) -> bytes:
+        """See `Encoder`."""
+        place = self._place
+        place.stream_id = event.stream_id
+        body = json_of(started_body(event))
+        return f"retry: {RECONNECT_MS}\nevent: started\nid: {place}\ndata: {body}\n\n".encode()
+
+    def delta(self, event: Delta) -> bytes:
+        """See `Encoder`."""
+        place = self._place
+        if not place.takes(event):
+            return b""
+        return f'id: {place}\ndata: {{"token": {json_text(event.text)}}}\n\n'.encode()
+
+    def finished(self, event: Finished) -> bytes:
+        """See `Encoder`."""
+        body = json_of(finished_body(event))
+        return f"event: finished\nid: {self._place.end}\ndata: {body}\n\n".encode()
+
+    def failed(self, problem: Problem) -> bytes:
+        """See `Encoder`."""
+        body = json_of(problem.body())
+        return f"event: error\nid: {self._place.end}\ndata: {body}\n\n".encode()
+
+    def moved(self) -> bytes:
+        """See `Encoder`."""
+        return f"retry: {RECONNECT_MS}\n\n".encode()
+
+    def end(self) -> bytes:
+        """See `Encoder`."""
+        return b"data: [DONE]\n\n"

@@ -1,0 +1,160 @@
+"""The bridge's own API over HTTP. Every handler is thin: read, call the client, relay."""
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway_sse.api_keys import api_key_of, keys_checked
+from gateway_sse.bridge import bridge_of
+from gateway_sse.doors.body import read_body
+from gateway_sse.doors.trace import trace_context_of
+from gateway_sse.native import websocket
+from gateway_sse.native.event_id import EventId
+from gateway_sse.native.events import SseEncoder
+from gateway_sse.native.lines import LinesEncoder, TextEncoder
+from gateway_sse.native.openings import begin, resume
+from gateway_sse.native.request import (
+    Arguments,
+    Delivery,
+    checked,
+    delivery_from_query,
+    from_body,
+    from_query,
+    json_object,
+)
+from gateway_sse.problems import Refused
+from gateway_sse.streaming.encoder import Encoder
+from gateway_sse.streaming.parting import parting_of
+from gateway_sse.streaming.relay import relay
+from tokenstream_client import AsyncStream
+
+# The small calls answer at once or not at all.
+_CALL_TIMEOUT_S: Final = 5.0
+
+_NOTHING_LEFT: Final = 204
+
+
+class Acknowledgement(BaseModel):
+    """How far a reader is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    next_token_index: int = Field(strict=True, ge=0, description="tokens that it has read")
+
+
+class Perceived(BaseModel):
+    """What a browser saw of one answer, in milliseconds from the sending of its request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first_token_ms: float = Field(ge=0, le=3_600_000, description="to the first visible token")
+    last_token_ms: float = Field(ge=0, le=3_600_000, description="to the last one")
+    longest_gap_ms: float = Field(
+        ge=0, le=3_600_000, description="longest time between two changes on the screen"
+    )
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the table of what is answered."""
+    return [
+        web.get("/v1/completions/stream", stream_by_get, allow_head=False),
+        web.post("/v1/completions/stream", stream_by_post),
+        web.get("/v1/completions/ws", websocket.serve, allow_head=False),
+        web.delete("/v1/streams/{stream_id}", stop_stream),
+        web.post("/v1/streams/{stream_id}/ack", acknowledge),
+        web.post("/v1/perceived", perceived),
+    ]
+
+
+async def stream_by_post(request: web.Request) -> web.StreamResponse:
+    """Answer a prompt (a JSON body) as it is generated."""
+    if "last-event-id" in request.headers:
+        return await _resume(request)
+    body = await read_body(request)
+    return await _start(request, from_body(request.headers.get("content-type", ""), body))
+
+
+async def stream_by_get(request: web.Request) -> web.StreamResponse:
+    """Answer a prompt (a query string), or go on where an EventSource was cut off."""
+    if "last-event-id" in request.headers:
+        return await _resume(request)
+    return await _start(request, from_query(request.query.items()))
+
+
+async def _start(request: web.Request, arguments: Arguments) -> web.StreamResponse:
+    bridge, encoder = bridge_of(request), _encoder(request)
+    stream = begin(bridge, arguments, api_key_of(request), *trace_context_of(request))
+    return await _relay(request, stream, encoder(None), arguments.delivery)
+
+
+async def _resume(request: web.Request) -> web.StreamResponse:
+    event_id = EventId.parse(request.headers["last-event-id"])
+    if event_id.at_end:
+        # The protocol's way to tell an EventSource that there is nothing to come back for.
+        return web.Response(status=_NOTHING_LEFT)
+    bridge, encoder = bridge_of(request), _encoder(request)
+    delivery = delivery_from_query(request.query.items())
+    stream = resume(bridge, event_id, delivery, api_key_of(request))
+    return await _relay(request, stream, encoder(event_id), delivery)
+
+
+async def _relay(
+    request: web.Request, stream: AsyncStream, encoder: Encoder, delivery: Delivery
+) -> web.StreamResponse:
+    parting = parting_of(delivery.on_disconnect, bridge_of(request).settings.linger_s)
+    return await relay(request, stream, encoder, parting, ack_window=delivery.ack_window)
+
+
+def _encoder(request: web.Request) -> Callable[[EventId | None], Encoder]:
+    """Choose by the header Accept, in its order; events where it leaves the choice."""
+    for accepted in request.headers.get("accept", "*/*").split(","):
+        match accepted.partition(";")[0].strip().lower():
+            case "text/event-stream" | "*/*" | "text/*" | "application/*":
+                return SseEncoder
+            case "application/x-ndjson" | "application/ndjson" | "application/jsonl":
+                return LinesEncoder
+            case "text/plain":
+                return lambda _: TextEncoder()
+    raise Refused(
+        "NOT_ACCEPTABLE",
+        "can be text/event-stream, application/x-ndjson or text/plain",
+        field="Accept",
+        status=406,
+    )
+
+
+async def stop_stream(request: web.Request) -> web.StreamResponse:
+    """End a running stream: its reader gets its ``finished`` event, with reason "cancelled"."""
+    with keys_checked():
+        await bridge_of(request).client.cancel(
+            request.match_info["stream_id"],
+            timeout=_CALL_TIMEOUT_S,
+            api_key=api_key_of(request),
+        )
+    return web.Response(status=204)
+
+
+async def acknowledge(request: web.Request) -> web.StreamResponse:
+    """Let a stream go on that waits for its reader: one that was begun with `ack_window`."""
+    body = json_object(request.headers.get("content-type", ""), await read_body(request))
+    place = checked(Acknowledgement, body)
+    # The id is a secret of whoever began the stream, and this can do no more than let it read.
+    opened = bridge_of(request).streams.find(request.match_info["stream_id"])
+    if opened is None:
+        raise Refused(
+            "STREAM_NOT_HERE", "no open stream of this gateway", field="stream_id", status=404
+        )
+    opened.acknowledge(place.next_token_index)
+    return web.Response(status=204)
+
+
+async def perceived(request: web.Request) -> web.StreamResponse:
+    """Take what a browser saw of an answer, for the histograms; nothing else is kept of it."""
+    body = json_object(request.headers.get("content-type", ""), await read_body(request))
+    seen = checked(Perceived, body)
+    bridge_of(request).metrics.perceived(
+        seen.first_token_ms / 1000, seen.last_token_ms / 1000, seen.longest_gap_ms / 1000
+    )
+    return web.Response(status=204)

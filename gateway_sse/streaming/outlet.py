@@ -1,0 +1,104 @@
+"""The way out to one HTTP client: its bytes, one write in flight, and what a slow one means.
+
+Written by hand past aiohttp's `write`, on its own transport: a coroutine for each event would cost
+a third of it (docs/bridge.md). aiohttp still makes the head, and the end.
+
+Bound: `set_write_buffer_limits(0)` makes a transport say at once that the kernel takes no more.
+Then nothing is written until all is gone, so what waits here is at most the last write; the
+kernel's own buffer is bounded by the listening socket's option (`server.bind`).
+"""
+
+import asyncio
+from asyncio import timeout
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+# A client that takes something, however little, is looked at again after so long.
+_LOOKS: int = 10
+
+
+class ClientStalled(Exception):
+    """The client took nothing for the limit. Expected; the connection is to be dropped."""
+
+
+class Outlet:
+    """One answer's bytes. `write` never waits; `blocked` says to wait in `drained` before more."""
+
+    __slots__ = ("_chunked", "_response", "_transport", "_writer", "last_write_at")
+
+    def __init__(
+        self,
+        response: web.StreamResponse,
+        transport: asyncio.Transport,
+        writer: AbstractStreamWriter,
+        now: float,
+    ) -> None:
+        self._response = response
+        self._transport = transport
+        self._writer = writer
+        self._chunked = response.chunked
+        self.last_write_at = now
+
+    @classmethod
+    async def open(cls, request: web.Request, content_type: str, now: float) -> "Outlet":
+        """Send the head. Raises ConnectionResetError if the client has gone."""
+        response = web.StreamResponse(
+            headers={
+                "content-type": content_type,
+                "cache-control": "no-cache, no-transform",
+                "x-accel-buffering": "no",
+                "x-content-type-options": "nosniff",
+            }
+        )
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        transport = request.transport
+        if transport is None or writer is None:
+            raise ConnectionResetError("the client has gone")
+        transport.set_write_buffer_limits(high=0)
+        return cls(response, transport, writer, now)
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """What a handler returns."""
+        return self._response
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the kernel has not taken all of it yet."""
+        return self._transport.get_write_buffer_size() > 0
+
+    def write(self, data: bytes, now: float) -> None:
+        """Send; what a client that has gone would get is dropped."""
+        if self._transport.is_closing():
+            return
+        self.last_write_at = now
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._transport.write(data)
+
+    async def drained(self, stall_limit_s: float) -> None:
+        """Wait until the kernel has taken it all. Raises ClientStalled."""
+        left, looks = self._transport.get_write_buffer_size(), 0
+        while self.blocked:
+            try:
+                async with timeout(stall_limit_s / _LOOKS):
+                    await self._writer.drain()
+                    return
+            except TimeoutError:
+                now_left = self._transport.get_write_buffer_size()
+                looks = looks + 1 if now_left == left else 0
+                left = now_left
+                if looks >= _LOOKS:
+                    raise ClientStalled from None
+
+    async def close(self) -> None:
+        """Send the end of the body."""
+        if not self._transport.is_closing():
+            await self._response.write_eof()
+
+    def abort(self) -> None:
+        """Drop the connection, so that a cut answer does not look like a whole one."""
+        self._transport.abort()

@@ -1,0 +1,245 @@
+"""One answer on its way to one HTTP client.
+
+Rules:
+
+1. Nothing is sent before the service took the request, so that a refusal is an HTTP error.
+2. Events are encoded once, when they are taken, and what is there goes out in one write, straight
+   from the session's own callback: no task is woken for an event.
+3. Nothing is taken while a write is under way. Then the stream's window fills (256 tokens), its
+   credit ends, and its request parks in the engine.
+4. A client that takes nothing for the stall limit is dropped. One that leaves has its stream ended
+   as `parting` says.
+5. Whatever happens, the stream is closed, or detached, when the handler ends.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from gateway_sse.bridge import Bridge, bridge_of
+from gateway_sse.problems import INTERNAL, Problem, problem_from_error
+from gateway_sse.streaming.encoder import Encoder
+from gateway_sse.streaming.outcomes import Outcome
+from gateway_sse.streaming.outlet import ClientStalled, Outlet
+from gateway_sse.streaming.parting import END_AT_ONCE, Parting, part
+from tokenstream_client import (
+    AsyncStream,
+    Delta,
+    Event,
+    Finished,
+    Internal,
+    Started,
+    TokenstreamError,
+)
+
+_log = logging.getLogger("tokenstream.gateway")
+
+_NOT_STARTED: Final = "BROKEN_STREAM"
+
+
+async def relay(
+    request: web.Request,
+    stream: AsyncStream,
+    encoder: Encoder,
+    parting: Parting = END_AT_ONCE,
+    *,
+    ack_window: int | None = None,
+) -> web.StreamResponse:
+    """Answer with a stream's events; owns the stream. Raises TokenstreamError before any byte.
+
+    `ack_window`: tokens that may go out ahead of the client's acknowledgements; None: any number.
+    """
+    bridge = bridge_of(request)
+    relayed = Relay(bridge, stream, encoder, parting, ack_window)
+    bridge.streams.add(relayed)
+    try:
+        first = await relayed.first_event()
+        outlet = await Outlet.open(request, encoder.content_type, relayed.now())
+        await relayed.run(first, outlet)
+        return outlet.response
+    finally:
+        relayed.close()
+
+
+class Relay:
+    """See the rules above."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        stream: AsyncStream,
+        encoder: Encoder,
+        parting: Parting,
+        ack_window: int | None,
+    ) -> None:
+        self.stream = stream
+        self.outcome = Outcome.LEFT
+        self._bridge = bridge
+        self._encoder = encoder
+        self._parting = parting
+        self._ack_window = ack_window
+        self._limit = ack_window
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._outlet: Outlet | None = None
+        self._changed: asyncio.Future[None] | None = None
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._over = False
+        self._broken = False
+
+    def now(self) -> float:
+        """Return the loop's time in seconds."""
+        return self._loop.time()
+
+    async def first_event(self) -> Started:
+        """Wait for the service to take the request. Raises TokenstreamError."""
+        self.stream.notify(self._on_event)
+        try:
+            while (event := self.stream.take_nowait()) is None:
+                if self.stream.ended:
+                    break
+                await self._change()
+        except TokenstreamError as error:
+            self.outcome = Outcome.REFUSED
+            raise self._bridge.streams.explain(error) from error
+        if not isinstance(event, Started):
+            self.outcome = Outcome.FAILED
+            raise Internal("the service sent no start of the stream", reason=_NOT_STARTED)
+        return event
+
+    async def run(self, first: Started, outlet: Outlet) -> None:
+        """Send everything, to the end."""
+        bridge, self._outlet = self._bridge, outlet
+        bridge.streams.started(self, first.stream_id)
+        if self._limit is not None:
+            self._limit += self.stream.next_token_index
+        if head := self._encoder.started(first):
+            outlet.write(head, self.now())
+        self._keep_alive()
+        try:
+            self._pump()
+            while not self._over:
+                if outlet.blocked:
+                    await outlet.drained(bridge.settings.stall_limit_s)
+                    self._pump()
+                else:
+                    await self._change()
+            if outlet.blocked:
+                await outlet.drained(bridge.settings.stall_limit_s)
+            if self._broken:
+                outlet.abort()
+            else:
+                await outlet.close()
+        except ClientStalled:
+            self.outcome = Outcome.STALLED
+            outlet.abort()
+        except ConnectionError:
+            pass  # it has gone; aiohttp cancels the handler too, now or in a moment
+
+    def acknowledge(self, next_token_index: int) -> None:
+        """Take notice of how far the client has read, and let more go out."""
+        if self._limit is not None and self._ack_window is not None:
+            limit = next_token_index + self._ack_window
+            if limit > self._limit:
+                self._limit = limit
+                self._on_event()
+
+    def let_go(self) -> None:
+        """End the answer now: this process stops. Another replica can go on, where that is known
+        to the client.
+        """
+        moved = None if self._outlet is None else self._encoder.moved()
+        if moved is None or self._outlet is None:
+            self.stream.cancel()  # the pump, or the first event, gets to know
+            return
+        self.outcome, self._over = Outcome.MOVED, True
+        self.stream.detach()
+        self._outlet.write(moved, self.now())
+        self._wake()
+
+    def close(self) -> None:
+        """Give everything back; the client is done, or has gone."""
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        self._over = True
+        part(self._bridge, self, self._parting)
+
+    def _on_event(self) -> None:
+        outlet = self._outlet
+        if outlet is None or self._over or outlet.blocked:
+            self._wake()
+        else:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Send what is there, in one write."""
+        outlet, encoder, stream = self._outlet, self._encoder, self.stream
+        if self._over or outlet is None:
+            return
+        data, end = b"", False
+        try:
+            while (self._limit is None or stream.next_token_index < self._limit) and (
+                event := stream.take_nowait()
+            ) is not None:
+                data += self._encoded(event)
+            end = stream.drained
+        except TokenstreamError as error:
+            explained = self._bridge.streams.explain(error)
+            end, self.outcome = True, Outcome.of(explained)
+            data += self._failed(problem_from_error(explained))
+        except Exception:
+            # It comes from within the session's callback, which serves all others too.
+            _log.exception("an answer could not be encoded")
+            end, self.outcome = True, Outcome.FAILED
+            data += self._failed(INTERNAL)
+        if end and not self._broken:
+            data += encoder.end()
+        if data:
+            outlet.write(data, self.now())
+        if end:
+            self._over = True
+        if end or outlet.blocked:
+            self._wake()
+
+    def _failed(self, problem: Problem) -> bytes:
+        said = self._encoder.failed(problem)
+        self._broken = said is None
+        return said or b""
+
+    def _encoded(self, event: Event) -> bytes:
+        if type(event) is Delta:
+            if self._began_at and event.token_ids:
+                self._bridge.metrics.first_token(self.now() - self._began_at)
+                self._began_at = 0.0
+            return self._encoder.delta(event)
+        if type(event) is Finished:
+            self.outcome = Outcome.COMPLETE
+            return self._encoder.finished(event)
+        return b""
+
+    def _wake(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    async def _change(self) -> None:
+        self._changed = self._loop.create_future()
+        try:
+            await self._changed
+        finally:
+            self._changed = None
+
+    def _keep_alive(self) -> None:
+        """Say something when nothing was said for the interval: proxies close silent connections,
+        and only a write finds out that a client has gone without a word.
+        """
+        outlet, interval_s = self._outlet, self._bridge.settings.keepalive_interval_s
+        if outlet is None or self._over:
+            return
+        now = self.now()
+        silent = now - outlet.last_write_at >= interval_s * 0.99
+        if silent and self._encoder.keepalive and not outlet.blocked:
+            outlet.write(self._encoder.keepalive, now)
+        due = outlet.last_write_at + interval_s
+        self._keepalive = self._loop.call_at(max(due, now + 0.05), self._keep_alive)

@@ -1,6 +1,5 @@
 """From a stream's events to OpenAI's answers in one piece. No I/O."""
 
-import json
 from typing import Literal
 
 from typing_extensions import TypedDict
@@ -146,8 +145,3 @@ class Collector:
         if self._started is None or len(self._ends) < self._asked.choices:
             raise Internal("the service sent half an answer", reason="BROKEN_STREAM")
         return self._started, [self._ends[index] for index in range(self._asked.choices)]
-
-
-def as_json(body: ChatCompletion | Completion) -> bytes:
-    """Return what is sent."""
-    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()

@@ -30,6 +30,8 @@ _CODES: Final = {
     "INVALID_REQUEST": "invalid_value",
     "MODEL_NOT_FOUND": "model_not_found",
     "TOO_MANY_STREAMS": "rate_limit_exceeded",
+    "TOO_MANY_REQUESTS_OPEN": "rate_limit_exceeded",
+    "HTTP_404": "unknown_url",
 }
 _CODES_OF_STATUSES: Final = {
     401: "invalid_api_key",

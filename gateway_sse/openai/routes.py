@@ -12,7 +12,8 @@ from gateway_sse.api_keys import api_key_of, keys_checked
 from gateway_sse.bridge import Bridge, bridge_of
 from gateway_sse.doors.body import read_body
 from gateway_sse.doors.trace import trace_context_of
-from gateway_sse.openai.answers import Collector, as_json
+from gateway_sse.json_response import json_response
+from gateway_sse.openai.answers import Collector
 from gateway_sse.openai.asked import Asked
 from gateway_sse.openai.chat_request import chat
 from gateway_sse.openai.chunks import ChatChunks, CompletionChunks
@@ -49,7 +50,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     if asked.stream:
         return await relay(request, stream, CompletionChunks(asked, _now()))
     answer = await _collected(bridge_of(request), stream, asked)
-    return _json(as_json(answer.completion(_now())))
+    return json_response(answer.completion(_now()), headers=_UNCACHED)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -59,12 +60,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if asked.stream:
         return await relay(request, stream, ChatChunks(asked, _now()))
     answer = await _collected(bridge_of(request), stream, asked)
-    return _json(as_json(answer.chat(_now())))
+    return json_response(answer.chat(_now()), headers=_UNCACHED)
 
 
 async def list_models(request: web.Request) -> web.StreamResponse:
     """Tell what the service serves."""
-    return web.json_response(model_list_body(await _models(request)), headers=_UNCACHED)
+    return json_response(model_list_body(await _models(request)), headers=_UNCACHED)
 
 
 async def get_model(request: web.Request) -> web.StreamResponse:
@@ -72,7 +73,7 @@ async def get_model(request: web.Request) -> web.StreamResponse:
     wanted = request.match_info["model"]
     for model in await _models(request):
         if model.id == wanted:
-            return web.json_response(model_body(model), headers=_UNCACHED)
+            return json_response(model_body(model), headers=_UNCACHED)
     raise NotFound("the service does not serve this model", reason="MODEL_NOT_FOUND")
 
 
@@ -136,10 +137,6 @@ async def _models(request: web.Request) -> tuple[Model, ...]:
         return await bridge_of(request).client.list_models(
             timeout=_CALL_TIMEOUT_S, api_key=api_key_of(request)
         )
-
-
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json", headers=_UNCACHED)
 
 
 def _now() -> int:

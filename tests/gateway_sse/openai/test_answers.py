@@ -4,7 +4,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from gateway_sse.openai.answers import Collector, as_json
+from gateway_sse.openai.answers import Collector
 from tests.gateway_sse.openai.events import (
     CREATED,
     STARTED,
@@ -34,8 +34,8 @@ TWO: list[Event] = [
 
 
 def test_a_chat_has_its_choices_in_order_and_the_sum_of_their_tokens() -> None:
-    body = as_json(collected(TWO, 2).chat(CREATED))
-    answer = ChatCompletion.model_validate_json(body, strict=True)
+    body = collected(TWO, 2).chat(CREATED)
+    answer = ChatCompletion.model_validate(body, strict=True)
     assert (answer.id, answer.object, answer.model) == ("chatcmpl-s7", "chat.completion", "demo")
     assert answer.created == CREATED
     assert [(c.index, c.message.content, c.finish_reason) for c in answer.choices] == [
@@ -50,8 +50,8 @@ def test_a_chat_has_its_choices_in_order_and_the_sum_of_their_tokens() -> None:
 
 
 def test_a_completion_has_its_choices_in_order_and_the_sum_of_their_tokens() -> None:
-    body = as_json(collected(TWO, 2).completion(CREATED))
-    answer = Completion.model_validate_json(body, strict=True)
+    body = collected(TWO, 2).completion(CREATED)
+    answer = Completion.model_validate(body, strict=True)
     assert (answer.id, answer.object, answer.model) == ("cmpl-s7", "text_completion", "demo")
     assert [(c.index, c.text, c.finish_reason) for c in answer.choices] == [
         (0, "Hello\u2028", "length"),
@@ -64,12 +64,12 @@ def test_a_completion_has_its_choices_in_order_and_the_sum_of_their_tokens() -> 
 def test_log_probabilities_of_several_deltas_are_one_list() -> None:
     events: list[Event] = [STARTED, delta_of(b"a", b"b"), delta_of(b"c"), finished(3)]
     collector = collected(events, logprobs=True)
-    chat = ChatCompletion.model_validate_json(as_json(collector.chat(CREATED)), strict=True)
+    chat = ChatCompletion.model_validate(collector.chat(CREATED), strict=True)
     logprobs = chat.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
     assert [entry.token for entry in logprobs.content] == ["a", "b", "c"]
-    text = Completion.model_validate_json(as_json(collector.completion(CREATED)), strict=True)
+    text = Completion.model_validate(collector.completion(CREATED), strict=True)
     assert text.choices[0].logprobs is not None
     assert text.choices[0].logprobs.text_offset == [0, 1, 2]
 

@@ -1,5 +1,6 @@
 """From a stream's events to OpenAI's answers in one piece. No I/O."""
 
+from collections import defaultdict
 from typing import Literal
 
 from typing_extensions import TypedDict
@@ -76,8 +77,9 @@ class Collector:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._started: Started | None = None
-        self._texts: list[list[str]] = [[] for _ in range(asked.choices)]
-        self._logprobs: list[list[TokenLogprobs]] = [[] for _ in range(asked.choices)]
+        # By choice, as they come: how many were asked for is not checked here.
+        self._texts = defaultdict[int, list[str]](list)
+        self._logprobs = defaultdict[int, list[TokenLogprobs]](list)
         self._ends = dict[int, Finished]()
 
     def add(self, event: Event) -> None:

@@ -6,12 +6,21 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gateway_sse.openai.asked import Asked, shared_options, wants_usage
-from gateway_sse.openai.fields import UNSUPPORTED, Only, Part, SharedOptions, text_or_list
+from gateway_sse.openai.fields import (
+    MOST_ENTRIES,
+    UNSUPPORTED,
+    Only,
+    Part,
+    SharedOptions,
+    few_entries,
+    text_or_list,
+)
 from gateway_sse.openai.parsing import read
 from gateway_sse.problems import Refused
 from tokenstream_client import Chat, ChatMessage
 
 _NO_TOOLS: Final = "the service calls no tools"
+_ENTRIES: Final[Any] = Field(fail_fast=True, max_length=MOST_ENTRIES)
 _NO_AUDIO: Final = "the service has text only"
 
 
@@ -51,7 +60,9 @@ class Message(Part):
     ]
     content: Annotated[
         Annotated[str, Tag("(text)")]
-        | Annotated[list[Annotated[TextPart, BeforeValidator(_a_part_with_text)]], Tag("(list)")],
+        | Annotated[
+            list[Annotated[TextPart, BeforeValidator(_a_part_with_text)]], _ENTRIES, Tag("(list)")
+        ],
         Discriminator(text_or_list),
     ]
     """Text, or parts of it, which are put below each other as vLLM's own server does."""
@@ -60,6 +71,7 @@ class Message(Part):
     annotations: Annotated[object, Only(([],), "no annotations are known here")] = None
     audio: Annotated[object, Only((), _NO_AUDIO)] = None
     tool_calls: Annotated[object, Only(([],), _NO_TOOLS)] = None
+    tool_call_id: Annotated[object, Only((), _NO_TOOLS)] = None
     function_call: Annotated[object, Only((), _NO_TOOLS)] = None
 
     def text(self) -> str:
@@ -72,7 +84,7 @@ class Message(Part):
 class ChatRequest(SharedOptions):
     """A conversation and how to continue it."""
 
-    messages: Annotated[list[Message], AfterValidator(_not_empty)]
+    messages: Annotated[list[Message], _ENTRIES, AfterValidator(_not_empty)]
     max_completion_tokens: int | None = None
     """The newer name of max_tokens."""
     logprobs: bool | None = None
@@ -98,7 +110,7 @@ class ChatRequest(SharedOptions):
 
     # About the caller or OpenAI's caches: no answer is another one for them.
     safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few_entries)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Final, cast
 from pydantic import Discriminator, Field, Tag
 
 from gateway_sse.openai.asked import Asked, shared_options, wants_usage
-from gateway_sse.openai.fields import Only, SharedOptions
+from gateway_sse.openai.fields import FIRST_FAULT, Only, SharedOptions
 from gateway_sse.openai.parsing import read
 from gateway_sse.problems import Refused
 
@@ -27,9 +27,9 @@ def _kind_of_prompt(value: object) -> str:
 
 Prompt = Annotated[
     Annotated[str, Tag("(text)")]
-    | Annotated[list[str], Tag("(texts)")]
-    | Annotated[list[int], Tag("(token ids)")]
-    | Annotated[list[list[int]], Tag("(lists of token ids)")],
+    | Annotated[list[str], FIRST_FAULT, Tag("(texts)")]
+    | Annotated[list[int], FIRST_FAULT, Tag("(token ids)")]
+    | Annotated[list[Annotated[list[int], FIRST_FAULT]], FIRST_FAULT, Tag("(lists of token ids)")],
     Discriminator(_kind_of_prompt),
 ]
 

@@ -2,27 +2,37 @@
 
 Types are strict: a number in quotes is no number. ``null`` is "not set" everywhere, as OpenAI's
 clients send it. Bounds are the service's to check, which knows the model; here are only those of
-fields that have another name there.
+fields that have another name there, and those that keep the checking itself short: of a megabyte of
+faults only the first is looked for.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 UNSUPPORTED: Final = "unsupported"
 """The type of the validation error of what this API has, and the service has not."""
+
+UNKNOWN: Final = "unknown"
+"""The type of the validation error of a field that does not exist; `name` is in its context."""
+
+MOST_ENTRIES: Final = 1024
+"""In a list or an object whose entries are objects or have names: the contract's own bound."""
 
 
 class Part(BaseModel):
@@ -35,6 +45,22 @@ class Part(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        # Pydantic would make an error of each unknown field, however many there are.
+        if isinstance(value, dict):
+            names = _names(cls)
+            for name in value:
+                if name not in names:
+                    raise PydanticCustomError(UNKNOWN, "unknown field", {"name": name})
+        return value
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +103,23 @@ def text_or_list(value: object) -> str:
     return "(list)" if isinstance(value, list) else "(text)"
 
 
+FIRST_FAULT: Final[Any] = Field(fail_fast=True)
+"""Makes a list's check end at its first bad entry."""
+
 Texts = Annotated[
-    Annotated[str, Tag("(text)")] | Annotated[list[str], Tag("(list)")],
+    Annotated[str, Tag("(text)")] | Annotated[list[str], FIRST_FAULT, Tag("(list)")],
     Discriminator(text_or_list),
 ]
 """One text or several."""
+
+
+def few_entries(value: object) -> object:
+    """Refuse an object with too many entries before they are looked at."""
+    if isinstance(value, dict) and len(value) > MOST_ENTRIES:
+        raise PydanticCustomError(
+            "too_many", "must have at most {most} entries", {"most": MOST_ENTRIES}
+        )
+    return value
 
 
 def _token_id_keys(value: dict[str, float]) -> dict[str, float]:
@@ -138,7 +176,10 @@ class SharedOptions(Part):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    logit_bias: Annotated[dict[str, float], AfterValidator(_token_id_keys)] | None = None
+    logit_bias: (
+        Annotated[dict[str, float], BeforeValidator(few_entries), AfterValidator(_token_id_keys)]
+        | None
+    ) = None
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -149,7 +190,7 @@ class SharedOptions(Part):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], FIRST_FAULT] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None

@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway_sse.openai.fields import UNSUPPORTED, is_tag
+from gateway_sse.openai.fields import UNKNOWN, UNSUPPORTED, is_tag
 from gateway_sse.problems import Refused
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -29,6 +29,7 @@ _WORDS: Final[Mapping[str, str]] = {
 _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
     "greater_than_equal": ("ge", "must be at least"),
     "less_than_equal": ("le", "must be at most"),
+    "too_long": ("max_length", "must have no more entries than"),
 }
 
 
@@ -50,15 +51,14 @@ def _refused(model: type[BaseModel], error: ErrorDetails) -> Refused:
     if kind == "json_invalid":
         detail = error["ctx"]["error"]
         return Refused("MALFORMED_JSON", f"the body is not JSON: {detail}")
+    if kind == UNKNOWN:
+        return _unknown(model, field, error["ctx"]["name"])
     if not field:
         return Refused("MALFORMED_JSON", "the body must be a JSON object")
-    match kind:
-        case "extra_forbidden":
-            return Refused("UNKNOWN_FIELD", f"unknown field{_hint(model, error)}", field=field)
-        case "missing":
-            return Refused("MISSING_FIELD", "is required", field=field)
-        case "literal_error":
-            return Refused("INVALID_REQUEST", f"must be {error['ctx']['expected']}", field=field)
+    if kind == "missing":
+        return Refused("MISSING_FIELD", "is required", field=field)
+    if kind == "literal_error":
+        return Refused("INVALID_REQUEST", f"must be {error['ctx']['expected']}", field=field)
     if kind == UNSUPPORTED:
         return Refused("UNSUPPORTED_FIELD", error["msg"], field=field)
     if kind in _WORDS:
@@ -80,10 +80,10 @@ def _path(location: tuple[int | str, ...]) -> str:
     return path
 
 
-def _hint(model: type[BaseModel], error: ErrorDetails) -> str:
-    # Only names of the request itself are known here.
-    name: Any = error["loc"][-1]
-    if len(error["loc"]) > 1:
-        return ""
-    near = difflib.get_close_matches(str(name)[:_LONGEST_NAME], model.model_fields, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _unknown(model: type[BaseModel], parent: str, name: str) -> Refused:
+    name, hint = name[:_LONGEST_NAME], ""
+    if not parent:  # only names of the request itself are known here
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+    field = f"{parent}.{name}" if parent else name
+    return Refused("UNKNOWN_FIELD", f"unknown field{hint}", field=field)

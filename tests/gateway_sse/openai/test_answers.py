@@ -78,3 +78,8 @@ def test_log_probabilities_of_several_deltas_are_one_list() -> None:
 def test_half_an_answer_is_none(events: list[Event]) -> None:
     with pytest.raises(Internal, match="half an answer"):
         collected(events, 2).chat(CREATED)
+
+
+def test_a_number_of_choices_that_nobody_has_checked_yet_costs_nothing() -> None:
+    with pytest.raises(Internal):
+        collected([STARTED], 2**60).chat(CREATED)

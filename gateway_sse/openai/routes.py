@@ -122,9 +122,8 @@ async def _collected(bridge: Bridge, stream: AsyncStream, asked: Asked) -> Colle
                 collector.add(event)
         outcome = Outcome.COMPLETE
     except TokenstreamError as error:
-        explained = bridge.streams.explain(error)
-        outcome = Outcome.REFUSED if stream.started is None else Outcome.of(explained)
-        raise explained from error
+        outcome = Outcome.REFUSED if stream.started is None else Outcome.of(error)
+        raise
     finally:
         stream.cancel()
         bridge.streams.remove(opened)

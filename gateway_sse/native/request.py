@@ -6,7 +6,19 @@ the model. Every refusal names its field.
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar, cast
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from pydantic import (
     AllowInfNan,
@@ -125,6 +137,24 @@ class StreamRequest(Delivery):
     )
 
 
+def _fields_of(*kinds: type) -> frozenset[str]:
+    """Return the names of the fields that take one of these and are no lists."""
+    return frozenset(
+        name
+        for name, field in StreamRequest.model_fields.items()
+        if _members(field.annotation) & {*kinds}
+    )
+
+
+def _members(annotation: Any) -> set[object]:
+    """Return what a union is of, without what is annotated to it."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_members, get_args(annotation)))
+    return {get_origin(annotation) or annotation}
+
+
 class Arguments:
     """What a request comes to: `prompt` and `options` for the client's `generate`, and the rest."""
 
@@ -153,6 +183,8 @@ class Arguments:
 _NOT_OPTIONS: Final = {"prompt", "token_ids", "messages", "on_disconnect", "ack_window"}
 _LISTS: Final = ("stop", "stop_token_ids", "token_ids")
 _INTEGER_LISTS: Final = ("stop_token_ids", "token_ids")
+_TRUTHS: Final = _fields_of(bool)
+_NUMBERS: Final = _fields_of(int, float)
 
 
 def from_body(content_type: str, body: bytes) -> Arguments:
@@ -216,13 +248,9 @@ def _value(name: str, texts: list[str]) -> object:
     if len(texts) > 1:
         raise Refused("WRONG_TYPE", "given more than once", field=name)
     (text,) = texts
-    field = StreamRequest.model_fields.get(name)
-    kind = str(field.annotation) if field is not None else ""
-    if "bool" in kind:
+    if name in _TRUTHS:
         return {"true": True, "1": True, "false": False, "0": False}.get(text, text)
-    if "str" in kind or "Literal" in kind:
-        return text
-    return _plain(text)
+    return _plain(text) if name in _NUMBERS else text
 
 
 def _plain(text: str) -> object:

@@ -37,7 +37,10 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
         else:
             wanted.setdefault(path, []).append(_words(detail))
     violations = tuple(
-        FieldViolation(field, _joined(dict.fromkeys(words))) for field, words in wanted.items()
+        FieldViolation(field, _joined(dict.fromkeys(words)))
+        for field, words in wanted.items()
+        # A value that is a list, but of the wrong things, is no text either: not worth saying.
+        if not any(other.startswith(f"{field}[") for other in wanted)
     )
     return Refused.of(reason, violations)
 
@@ -77,6 +80,8 @@ def _joined(words: dict[str, None]) -> str:
 
 
 def _unknown(detail: ErrorDetails, known: Sequence[str]) -> str:
+    if len(detail["loc"]) > 1:
+        return "unknown field"  # of a part, whose fields are others
     name = str(detail["loc"][-1])
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

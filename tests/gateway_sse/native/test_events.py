@@ -4,7 +4,7 @@ import json
 
 import pytest
 from httpx_sse import ServerSentEvent
-from httpx_sse._decoders import SSEDecoder
+from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,14 +25,9 @@ def encoder(resumed: EventId | None = None) -> SseEncoder:
 
 
 def decode(encoded: bytes) -> list[ServerSentEvent]:
-    # All three line ends of the specification, and nothing else, end a line.
-    text = encoded.decode().replace("\r\n", "\n").replace("\r", "\n")
-    decoder, events = SSEDecoder(), []
-    for line in text.split("\n"):
-        event = decoder.decode(line)
-        if event is not None:
-            events.append(event)
-    return events
+    lines, decoder = SSELineDecoder(), SSEDecoder()
+    events = [decoder.decode(line) for line in lines.decode(encoded.decode())]
+    return [event for event in events if event is not None]
 
 
 @given(TEXT.filter(bool))
@@ -91,7 +86,9 @@ def test_an_id_that_was_sent_is_read_back(stream: str, index: int, end: str) -> 
     assert str(EventId.parse(f"{stream}:{index}{end}")) == f"{stream}:{index}{end}"
 
 
-@pytest.mark.parametrize("text", ["", "s", "s:", ":1", "s:-1", "s:1:x", "s:99999999999", "s:1:", "é:1"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "s:", ":1", "s:-1", "s:1:x", "s:99999999999", "s:1:", "é:1"]
+)
 def test_any_other_id_is_refused_by_name(text: str) -> None:
     with pytest.raises(Refused, match="Last-Event-ID"):
         EventId.parse(text)

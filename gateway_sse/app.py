@@ -12,6 +12,7 @@ from gateway_sse.doors.errors import errors_answered
 from gateway_sse.doors.origins import let_in
 from gateway_sse.metrics import GatewayMetrics
 from gateway_sse.native import routes as native
+from gateway_sse.native import websocket
 from gateway_sse.streaming.open_streams import OpenStreams
 from tokenstream_client import AsyncClient, ClientOptions, Tls
 
@@ -39,6 +40,7 @@ def create_app(
 
     app.cleanup_ctx.append(connected)
     app.add_routes([*native.routes(), *health.routes(), *page.routes()])
+    websocket.close_with(app)
     let_in(app, settings.cors_origins)
     return app
 

@@ -213,14 +213,21 @@ def json_object(content_type: str, body: bytes) -> dict[str, Any]:
         raise Refused(
             "UNSUPPORTED_MEDIA_TYPE", "the content type must be application/json", status=415
         )
+    return object_from(body, "the body")
+
+
+def object_from(text: str | bytes, what: str) -> dict[str, Any]:
+    """Read JSON that has to be an object. Raises Refused, saying of `what`."""
     try:
-        values = json.loads(body.decode(), parse_constant=_refuse_constant)
+        if isinstance(text, bytes):
+            text = text.decode()
+        values = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         # Not only JSONDecodeError: also bad UTF-8, and numbers of thousands of digits.
         detail = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise Refused("MALFORMED_JSON", f"the body is not JSON: {detail}") from error
+        raise Refused("MALFORMED_JSON", f"{what} is not JSON: {detail}") from error
     if not isinstance(values, dict):
-        raise Refused("MALFORMED_JSON", "the body must be a JSON object")
+        raise Refused("MALFORMED_JSON", f"{what} must be a JSON object")
     return values
 
 

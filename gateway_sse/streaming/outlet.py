@@ -22,6 +22,24 @@ class ClientStalled(Exception):
     """The client took nothing for the limit. Expected; the connection is to be dropped."""
 
 
+async def until_taken(
+    transport: asyncio.Transport, writer: AbstractStreamWriter, stall_limit_s: float
+) -> None:
+    """Wait until the kernel has taken all that was written. Raises ClientStalled."""
+    left, looks = transport.get_write_buffer_size(), 0
+    while left:
+        try:
+            async with timeout(stall_limit_s / _LOOKS):
+                await writer.drain()
+                return
+        except TimeoutError:
+            now_left = transport.get_write_buffer_size()
+            looks = looks + 1 if now_left == left else 0
+            left = now_left
+            if looks >= _LOOKS:
+                raise ClientStalled from None
+
+
 class Outlet:
     """One answer's bytes. `write` never waits; `blocked` says to wait in `drained` before more."""
 
@@ -81,18 +99,7 @@ class Outlet:
 
     async def drained(self, stall_limit_s: float) -> None:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
-        left, looks = self._transport.get_write_buffer_size(), 0
-        while self.blocked:
-            try:
-                async with timeout(stall_limit_s / _LOOKS):
-                    await self._writer.drain()
-                    return
-            except TimeoutError:
-                now_left = self._transport.get_write_buffer_size()
-                looks = looks + 1 if now_left == left else 0
-                left = now_left
-                if looks >= _LOOKS:
-                    raise ClientStalled from None
+        await until_taken(self._transport, self._writer, stall_limit_s)
 
     async def close(self) -> None:
         """Send the end of the body."""

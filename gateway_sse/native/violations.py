@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 from gateway_sse.problems import Refused
 from tokenstream_client import FieldViolation
 
+# A field's name that has a lone surrogate in it.
+_UNSPEAKABLE: Final = "?"
+
 _WANTED: Final = {
     "string_type": "text",
     "int_type": "an integer",
@@ -29,6 +32,9 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
     reason = "WRONG_TYPE"
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         path = _path(detail["loc"], known)
+        if detail["type"] == "string_unicode":
+            wanted.setdefault(path or _UNSPEAKABLE, []).append("must be Unicode text")
+            continue
         if detail["type"] == "extra_forbidden":
             reason = "UNKNOWN_FIELD"
             wanted.setdefault(path, []).append(_unknown(detail, known))

@@ -172,7 +172,9 @@ def close_with(app: web.Application) -> None:
     app[SOCKETS] = set[_Mouth]()
 
     async def close(app: web.Application) -> None:
-        sockets = tuple(app[SOCKETS])
-        await asyncio.gather(*(mouth.close(_GOING_AWAY, b"the gateway stops") for mouth in sockets))
+        sockets = app[SOCKETS]
+        await asyncio.gather(
+            *(mouth.close(_GOING_AWAY, b"the gateway stops") for mouth in tuple(sockets))
+        )
 
     app.on_shutdown.append(close)

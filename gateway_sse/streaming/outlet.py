@@ -9,7 +9,6 @@ kernel's own buffer is bounded by the listening socket's option (`server.bind`).
 """
 
 import asyncio
-from asyncio import timeout
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -27,17 +26,19 @@ async def until_taken(
 ) -> None:
     """Wait until the kernel has taken all that was written. Raises ClientStalled."""
     left, looks = transport.get_write_buffer_size(), 0
-    while left:
-        try:
-            async with timeout(stall_limit_s / _LOOKS):
-                await writer.drain()
-                return
-        except TimeoutError:
+    # In a task of its own, which no look may cancel: aiohttp keeps the future that it waits for,
+    # and whoever waited for a cancelled one would be cancelled, too.
+    taken = asyncio.ensure_future(writer.drain())
+    try:
+        while not (await asyncio.wait((taken,), timeout=stall_limit_s / _LOOKS))[0]:
             now_left = transport.get_write_buffer_size()
             looks = looks + 1 if now_left == left else 0
             left = now_left
             if looks >= _LOOKS:
-                raise ClientStalled from None
+                raise ClientStalled
+        await taken
+    finally:
+        taken.cancel()
 
 
 class Outlet:

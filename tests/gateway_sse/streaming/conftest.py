@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -27,5 +28,6 @@ async def bridges() -> AsyncIterator[Bridges]:
     yield start
     for gateway in made:
         gateway.stop.set()
-        await gateway.serving
+        await asyncio.wait([gateway.serving])
+        assert gateway.serving.cancelled() or gateway.serving.exception() is None
         assert len(gateway.streams) == gateway.streams.lingering == 0

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from gateway_sse import health, page
+from gateway_sse import health, openapi, page
 from gateway_sse.bridge import BRIDGE, Bridge
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import ClientLimit, SlowSenders
@@ -39,7 +39,7 @@ def create_app(
             streams.close()
 
     app.cleanup_ctx.append(connected)
-    app.add_routes([*native.routes(), *health.routes(), *page.routes()])
+    app.add_routes([*native.routes(), *health.routes(), *page.routes(), *openapi.routes()])
     websocket.close_with(app)
     let_in(app, settings.cors_origins)
     return app

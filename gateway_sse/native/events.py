@@ -109,7 +109,9 @@ class SseEncoder:
     """See `Encoder`; the grammar is at the top of the file."""
 
     content_type = "text/event-stream; charset=utf-8"
-    keepalive = b": keep-alive\n\n"
+    # One line, without an empty one behind it: with that, parsers that keep the last id (httpx-sse,
+    # and those made after it) take the comment for an event.
+    keepalive = b": keep-alive\n"
 
     def __init__(self, resumed: EventId | None = None) -> None:
         self._place = Place(resumed)
@@ -140,7 +142,7 @@ class SseEncoder:
 
     def moved(self) -> bytes:
         """See `Encoder`."""
-        return f"retry: {RECONNECT_MS}\n\n".encode()
+        return f"retry: {RECONNECT_MS}\n".encode()
 
     def end(self) -> bytes:
         """See `Encoder`."""

@@ -9,7 +9,6 @@ kernel's own buffer is bounded by the listening socket's option (`server.bind`).
 """
 
 import asyncio
-from asyncio import timeout
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -26,6 +25,26 @@ class _HeadWithFirstBytes(web.StreamResponse):
     """Waits with its head for the first bytes: one write less (aiohttp's Response does so too)."""
 
     _send_headers_immediately = False
+
+
+async def until_taken(
+    transport: asyncio.Transport, writer: AbstractStreamWriter, stall_limit_s: float
+) -> None:
+    """Wait until the kernel has taken all that was written. Raises ClientStalled."""
+    left, looks = transport.get_write_buffer_size(), 0
+    # In a task of its own, which no look may cancel: aiohttp keeps the future that it waits for,
+    # and whoever waited for a cancelled one would be cancelled, too.
+    taken = asyncio.ensure_future(writer.drain())
+    try:
+        while not (await asyncio.wait((taken,), timeout=stall_limit_s / _LOOKS))[0]:
+            now_left = transport.get_write_buffer_size()
+            looks = looks + 1 if now_left == left else 0
+            left = now_left
+            if looks >= _LOOKS:
+                raise ClientStalled
+        await taken
+    finally:
+        taken.cancel()
 
 
 class Outlet:
@@ -93,18 +112,7 @@ class Outlet:
 
     async def drained(self, stall_limit_s: float) -> None:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
-        left, looks = self._transport.get_write_buffer_size(), 0
-        while self.blocked:
-            try:
-                async with timeout(stall_limit_s / _LOOKS):
-                    await self._writer.drain()
-                    return
-            except TimeoutError:
-                now_left = self._transport.get_write_buffer_size()
-                looks = looks + 1 if now_left == left else 0
-                left = now_left
-                if looks >= _LOOKS:
-                    raise ClientStalled from None
+        await until_taken(self._transport, self._writer, stall_limit_s)
 
     async def close(self, last: bytes) -> None:
         """Send the last bytes and the end of the body."""

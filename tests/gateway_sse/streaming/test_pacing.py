@@ -26,7 +26,7 @@ async def test_no_more_than_the_window_goes_out_ahead_of_what_was_acknowledged(
     service: ScriptedService, gateway: Gateway, http: httpx.AsyncClient
 ) -> None:
     service.script = [started(), *deltas(*"abcdefghij"), finished(10)]
-    paced = {"prompt": "Hi", "ack_window": 3, "max_delay_ms": 0}
+    paced: dict[str, Any] = {"prompt": "Hi", "ack_window": 3, "max_delay_ms": 0}
     async with reading(gateway.url, **paced) as events:
         await anext(events)
         text = ""

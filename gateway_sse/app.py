@@ -13,6 +13,7 @@ from gateway_sse.doors.origins import let_in
 from gateway_sse.metrics import GatewayMetrics
 from gateway_sse.native import routes as native
 from gateway_sse.native import websocket
+from gateway_sse.openai import routes as openai
 from gateway_sse.streaming.open_streams import OpenStreams
 from tokenstream_client import AsyncClient, ClientOptions, Tls
 
@@ -39,7 +40,15 @@ def create_app(
             streams.close()
 
     app.cleanup_ctx.append(connected)
-    app.add_routes([*native.routes(), *health.routes(), *page.routes(), *openapi.routes()])
+    app.add_routes(
+        [
+            *native.routes(),
+            *openai.routes(),
+            *health.routes(),
+            *page.routes(),
+            *openapi.routes(),
+        ]
+    )
     websocket.close_with(app)
     let_in(app, settings.cors_origins)
     return app

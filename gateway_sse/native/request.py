@@ -32,10 +32,9 @@ from pydantic import (
     ValidationError,
 )
 
-from gateway_sse.native.pending import Chat, ChatMessage
 from gateway_sse.native.violations import refused
 from gateway_sse.problems import Refused
-from tokenstream_client import GenerateOptions
+from tokenstream_client import Chat, ChatMessage, GenerateOptions
 
 _M = TypeVar("_M", bound=BaseModel)
 

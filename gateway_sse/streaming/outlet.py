@@ -21,6 +21,12 @@ class ClientStalled(Exception):
     """The client took nothing for the limit. Expected; the connection is to be dropped."""
 
 
+class _HeadWithFirstBytes(web.StreamResponse):
+    """Waits with its head for the first bytes: one write less (aiohttp's Response does so too)."""
+
+    _send_headers_immediately = False
+
+
 async def until_taken(
     transport: asyncio.Transport, writer: AbstractStreamWriter, stall_limit_s: float
 ) -> None:
@@ -60,9 +66,11 @@ class Outlet:
         self.last_write_at = now
 
     @classmethod
-    async def open(cls, request: web.Request, content_type: str, now: float) -> "Outlet":
-        """Send the head. Raises ConnectionResetError if the client has gone."""
-        response = web.StreamResponse(
+    async def open(
+        cls, request: web.Request, content_type: str, first: bytes, now: float
+    ) -> "Outlet":
+        """Send the head and the first bytes. Raises ConnectionResetError if the client has gone."""
+        response = _HeadWithFirstBytes(
             headers={
                 "content-type": content_type,
                 "cache-control": "no-cache, no-transform",
@@ -77,6 +85,10 @@ class Outlet:
         if transport is None or writer is None:
             raise ConnectionResetError("the client has gone")
         transport.set_write_buffer_limits(high=0)
+        if first:
+            await response.write(first)
+        else:
+            writer.send_headers()
         return cls(response, transport, writer, now)
 
     @property
@@ -102,10 +114,10 @@ class Outlet:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
         await until_taken(self._transport, self._writer, stall_limit_s)
 
-    async def close(self) -> None:
-        """Send the end of the body."""
+    async def close(self, last: bytes) -> None:
+        """Send the last bytes and the end of the body."""
         if not self._transport.is_closing():
-            await self._response.write_eof()
+            await self._response.write_eof(last)
 
     def abort(self) -> None:
         """Drop the connection, so that a cut answer does not look like a whole one."""

@@ -25,7 +25,7 @@ GAPS = 1600
 STEP_S = 0.02
 WINDOW = 256  # tokens, the client's
 LARGEST_EVENT = 128  # bytes, of a token
-LONG = "prompt=ab&ignore_eos=true&max_tokens=100000&max_delay_ms=0"
+LONG = "prompt=ab&ignore_eos=true&max_tokens=100000&max_delay_ms=0&max_tokens_per_message=1"
 
 
 class Readers:

@@ -21,7 +21,7 @@ const MODES = {
   },
 };
 const conversations = {};
-for (const name of Object.keys(MODES)) conversations[name] = new Conversation($(name), $("turn"));
+for (const name of Object.keys(MODES)) conversations[name] = new Conversation($(`${name}-turns`), $("turn"));
 
 let mode = "chat";
 let run = null; // the answer that is being read, if any
@@ -169,7 +169,8 @@ $("share").checked = recall("share", "") === "yes";
 $("buffered").checked = recall("delivery", "") === "buffered";
 $("api-key").value = recall("api-key", "", "sessionStorage");
 const named = location.hash.slice(1);
-choose(Object.hasOwn(MODES, named) ? named : Object.hasOwn(MODES, recall("mode", "")) ? recall("mode") : "chat");
+choose([named, recall("mode", "")].find((name) => Object.hasOwn(MODES, name)) ?? "chat");
+$("prompt").focus({ preventScroll: true }); // browsers do not autofocus where the address has a #
 watchService(
   (ready, name) => {
     $("service").dataset.state = ready ? "ready" : "waiting";

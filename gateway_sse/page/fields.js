@@ -38,7 +38,7 @@ export function showViolations(violations) {
   for (const { field, description } of violations) {
     const input = inputOf(field);
     const known = IDS[field.split(/[.[]/)[0]] !== undefined || field === "other";
-    const said = sentence(known ? description : `${field} ${description}`);
+    const said = known ? sentence(description) : `${field}: ${description}.`;
     const error = document.getElementById(`${input.id}-error`);
     error.textContent = error.textContent ? `${error.textContent} ${said}` : said;
     error.hidden = false;

@@ -12,7 +12,8 @@ const KEPT_MS = 30_000;
 const SILENCE_MS = 20_000;
 // When the network comes back, one that has been silent for this long may be a dead one.
 const SUSPECT_MS = 1000;
-const RESUME_LIMIT_MS = 5000;
+// An attempt may be sent on a connection that is dead, too; each gets more time than the last.
+const RESUME_LIMIT_MS = 1500;
 const PASSING = [429, 502, 503, 504];
 
 /**
@@ -39,7 +40,7 @@ export async function* streamAnswer(request, apiKey, signal) {
       const response =
         lastId === null
           ? await connection.post({ ...request, ...delivery }, apiKey)
-          : await connection.resume(lastId, delivery, apiKey);
+          : await connection.resume(lastId, delivery, apiKey, RESUME_LIMIT_MS * (1 + failures));
       if (!response.ok) throw await Problem.of(response);
       if (response.status === 204) return; // all of it was here already
 
@@ -117,9 +118,9 @@ class Connection {
     });
   }
 
-  /** Goes on behind an event. */
-  async resume(lastId, delivery, apiKey) {
-    const late = setTimeout(() => this.#end(), RESUME_LIMIT_MS);
+  /** Goes on behind an event. It has `limitMs` to be answered. */
+  async resume(lastId, delivery, apiKey, limitMs) {
+    const late = setTimeout(() => this.#end(), limitMs);
     try {
       return await fetch(`${PATH}?${new URLSearchParams(delivery)}`, {
         headers: { "last-event-id": lastId, ...authorization(apiKey) },

@@ -91,7 +91,9 @@ def test_an_id_that_was_sent_is_read_back(stream: str, index: int, end: str) -> 
     assert str(EventId.parse(f"{stream}:{index}{end}")) == f"{stream}:{index}{end}"
 
 
-@pytest.mark.parametrize("text", ["", "s", "s:", ":1", "s:-1", "s:1:x", "s:99999999999", "s:1:", "é:1"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "s:", ":1", "s:-1", "s:1:x", "s:99999999999", "s:1:", "é:1"]
+)
 def test_any_other_id_is_refused_by_name(text: str) -> None:
     with pytest.raises(Refused, match="Last-Event-ID"):
         EventId.parse(text)

@@ -21,7 +21,9 @@ def read(**values: Any) -> Any:
 def test_the_fields_are_those_of_the_client_and_the_two_prompts() -> None:
     of_the_client = set(GenerateOptions.__annotations__)
     of_connections = {"on_disconnect", "time_to_live"}  # a closed tab always ends its answer
-    assert set(StreamRequest.model_fields) == {"prompt", "token_ids"} | of_the_client - of_connections
+    assert (
+        set(StreamRequest.model_fields) == {"prompt", "token_ids"} | of_the_client - of_connections
+    )
 
 
 def test_a_charset_in_the_content_type_is_fine() -> None:

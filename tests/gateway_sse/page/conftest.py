@@ -3,18 +3,16 @@
 One browser for all tests, so all of them run in the session's event loop.
 """
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from gateway_sse.config import GatewaySettings
 from service.engine.scripted import ScriptedEngine
+from tests.chromium import ARGUMENTS, chromium
 from tests.gateway_sse.conftest import Gateway
 from tests.service.running import RunningService, running_service
 
@@ -23,26 +21,10 @@ STEP_S = 0.005
 OpenPage = Callable[..., Awaitable[Page]]
 
 
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        for folder in os.environ["PATH"].split(os.pathsep):
-            if (path := Path(folder) / name).is_file():
-                return str(path)
-    pytest.fail("no Chromium found; scripts/test-tools installs it")
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--disable-background-networking",
-            ],
-        )
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
         yield browser
         await browser.close()
 

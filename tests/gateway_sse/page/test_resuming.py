@@ -92,9 +92,7 @@ async def test_a_connection_that_died_silently_is_replaced_when_the_network_is_b
     await resumed(page)
 
 
-async def test_a_device_that_goes_offline_comes_back_at_once(
-    page: Page, network: TcpProxy
-) -> None:
+async def test_a_device_that_goes_offline_comes_back_at_once(page: Page, network: TcpProxy) -> None:
     # Chromium's emulation refuses new requests, but leaves streams alone that are open.
     await page.context.set_offline(True)
     network.cut()

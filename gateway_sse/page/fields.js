@@ -6,6 +6,7 @@ import { sentence } from "./problem.js";
 const IDS = {
   prompt: "prompt",
   messages: "prompt",
+  chat: "prompt",
   max_tokens: "max-tokens",
   temperature: "temperature",
   max_delay_ms: "max-delay",

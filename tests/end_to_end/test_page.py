@@ -46,8 +46,10 @@ class BridgeProcess:
     async def start(self) -> None:
         """Return when it serves."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tokenstream_cli.main", "gateway"]
-            + ["--upstream", self.upstream, "--listen", f"127.0.0.1:{self.port}"],
+            [
+                *(sys.executable, "-m", "tokenstream_cli.main", "gateway"),
+                *("--upstream", self.upstream, "--listen", f"127.0.0.1:{self.port}"),
+            ]
         )
         async with httpx.AsyncClient() as http, asyncio.timeout(30):
             while True:

@@ -53,7 +53,7 @@ CASES = (
         streams=512,
         alone=True,
     ),
-    Case("bridge", "bridge (SSE), adaptive", "bridge", "bridge"),
+    Case("bridge", "bridge (SSE), one token an event", "bridge", "bridge", max_delay_ms=0),
     Case("bridge-50", "bridge (SSE), 50 ms delay", "bridge", "bridge", max_delay_ms=50),
     Case("openai", "vLLM OpenAI server, Python (SSE)", "openai", "openai"),
     Case("openai-3", "the same, stream interval 3", "openai", "openai", stream_interval=3),

@@ -43,6 +43,14 @@ def _first_token_over_engine(case: str) -> Callable[[Results], float]:
     return lambda results: of(results) - engine(results)
 
 
+def _with_bridge(case: str) -> Callable[[Results], float]:
+    return lambda results: sum(median(v) for v in results[case].cpu_us_per_token().values())
+
+
+def _share(case: str, of: str) -> Callable[[Results], float]:
+    return lambda results: _with_bridge(case)(results) / _cpu(of, "server")(results)
+
+
 def _faults(case: str) -> Callable[[Results], float]:
     return lambda results: len(results[case].wrong)
 
@@ -77,6 +85,28 @@ GOALS = (
     ),
     Goal(
         "Generate, adaptive, 512 streams: CPU µs/token", 28, ("generate-512",), _cpu("generate-512")
+    ),
+    Goal("bridge, one token an event: CPU µs/token", 28, ("bridge",), _cpu("bridge", "bridge")),
+    Goal("bridge, 50 ms delay: CPU µs/token", 10, ("bridge-50",), _cpu("bridge-50", "bridge")),
+    Goal(
+        "service and bridge, 50 ms delay: CPU µs/token",
+        18,
+        ("bridge-50",),
+        _with_bridge("bridge-50"),
+    ),
+    Goal(
+        "service and bridge, one token an event: share of vLLM's OpenAI server",
+        1,
+        ("bridge", "openai"),
+        _share("bridge", "openai"),
+        "{:.2f}",
+    ),
+    Goal(
+        "service and bridge, 50 ms delay: share of vLLM's with a stream interval of 3",
+        1,
+        ("bridge-50", "openai-3"),
+        _share("bridge-50", "openai-3"),
+        "{:.2f}",
     ),
     Goal(
         _BURST + "Session", 80, ("session", "engine"), _first_token_over_engine("session"), "{:.0f}"

@@ -1,6 +1,7 @@
 """gRPC clients on bare connections: one call for each request, or one for all of them."""
 
 import time
+from collections.abc import Callable
 
 from bench.http2 import Connection, request_headers
 from bench.wire import Pieces, Record, receive_all
@@ -70,8 +71,22 @@ class SessionWire(GrpcWire):
     """A `Wire` with one bidirectional call a connection, for all the requests that it carries.
 
     All requests are sent at once and the sending side closed behind the last, so a call ends when
-    its last request has. The records of a call share their pieces.
+    its last request has. The records of a call share their pieces. `together` makes one message of
+    several requests.
     """
+
+    def __init__(
+        self,
+        address: str,
+        path: str,
+        connections: int,
+        together: Callable[[list[bytes]], bytes] = b"".join,
+        burst: int = 1,
+    ) -> None:
+        """`burst`: most requests in a message."""
+        super().__init__(address, path, connections)
+        self._together = together
+        self._burst = burst
 
     def run(self, requests: list[bytes], deadline: float) -> list[Record]:
         """See `Wire`. A request counts as sent when its connection's first is."""
@@ -81,8 +96,10 @@ class SessionWire(GrpcWire):
             pieces: Pieces = []
             stream = connection.open(self._headers, pieces)
             mine = range(first, len(requests), len(used))
-            for number in mine:
-                connection.send(stream, requests[number], last=number == mine[-1])
+            for begin in range(0, len(mine), self._burst):
+                some = mine[begin : begin + self._burst]
+                message = self._together([requests[number] for number in some])
+                connection.send(stream, message, last=some[-1] == mine[-1])
             sent_at = time.monotonic()
             for number in mine:
                 records[number].sent_at = sent_at

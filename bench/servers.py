@@ -82,6 +82,7 @@ class Server:
 
     address: str
     frontends: dict[str, int]
+    behind: str = ""  # what a bridge is before
 
 
 @contextmanager
@@ -104,17 +105,19 @@ def service(setup: Setup) -> Iterator[Server]:
 
 
 @contextmanager
-def bridge(setup: Setup) -> Iterator[Server]:
-    """Our service, and the bridge in front of it."""
+def bridge(setup: Setup, *flags: str) -> Iterator[Server]:
+    """Our service, and the bridge in front of it. `flags`: for the bridge."""
     with service(setup) as behind:
         address = free_address()
         command = [
             *(sys.executable, "-m", "tokenstream_cli.main", "gateway"),
             *("--listen", address, "--upstream", behind.address),
+            *flags,
         ]
         with started(command, _ENVIRONMENT, setup.log) as process:
             _until_ready(process, setup.log, lambda: _http_ok(address, "/readyz"))
-            yield Server(address, {"bridge": process.pid} | behind.frontends)
+            frontends = {"bridge": process.pid} | behind.frontends
+            yield Server(address, frontends, behind.address)
 
 
 @contextmanager

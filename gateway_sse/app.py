@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from gateway_sse import health, page
+from gateway_sse import health, openapi, page
 from gateway_sse.bridge import BRIDGE, Bridge
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import ClientLimit, SlowSenders
@@ -12,6 +12,8 @@ from gateway_sse.doors.errors import errors_answered
 from gateway_sse.doors.origins import let_in
 from gateway_sse.metrics import GatewayMetrics
 from gateway_sse.native import routes as native
+from gateway_sse.native import websocket
+from gateway_sse.openai import routes as openai
 from gateway_sse.streaming.open_streams import OpenStreams
 from tokenstream_client import AsyncClient, ClientOptions, Tls
 
@@ -38,7 +40,16 @@ def create_app(
             streams.close()
 
     app.cleanup_ctx.append(connected)
-    app.add_routes([*native.routes(), *health.routes(), *page.routes()])
+    app.add_routes(
+        [
+            *native.routes(),
+            *openai.routes(),
+            *health.routes(),
+            *page.routes(),
+            *openapi.routes(),
+        ]
+    )
+    websocket.close_with(app)
     let_in(app, settings.cors_origins)
     return app
 

@@ -9,9 +9,9 @@ from aiohttp import web
 def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Answer with a value."""
+    """Answer with a value; a lone surrogate in it, which has no UTF-8, becomes "?"."""
     return web.Response(
-        body=json.dumps(value, ensure_ascii=False, allow_nan=False).encode(),
+        body=json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace"),
         status=status,
         headers={"content-type": "application/json", **(headers or {})},
     )

@@ -32,6 +32,7 @@ _STATUSES: Final = {
 }
 _UNAUTHENTICATED: Final = 401
 _NOT_FOUND: Final = 404
+_UPGRADE_REQUIRED: Final = 426
 _RETRYABLE: Final = (429, 503)
 _DEFAULT_RETRY_S: Final = 1.0
 
@@ -76,11 +77,13 @@ class Problem:
         }
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that go with it: how to log in, or Retry-After in whole seconds,
-        rounded up.
+        """Return the headers that go with it: how to log in, what to change to, or Retry-After in
+        whole seconds, rounded up.
         """
         if self.status == _UNAUTHENTICATED:
             return {"www-authenticate": "Bearer"}
+        if self.status == _UPGRADE_REQUIRED:
+            return {"upgrade": "websocket"}
         if self.retry_after_s is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}

@@ -5,7 +5,9 @@ Rules:
 1. A stream is found by its id and its tenant together; a wrong tenant is as good as a wrong id.
 2. A stream that cannot be resumed is in it from its submission until it has settled, one that can
    until its time to live has passed.
-3. `sweep` is called again and again; it breaks stalled readers off and lets streams expire. Times
+3. Of a request with several choices all are in it. Its id finds it until the last has settled;
+   theirs find nothing.
+4. `sweep` is called again and again; it breaks stalled readers off and lets streams expire. Times
    are met to the sweep's interval.
 
 Bound: the gate's limit of streams that run, and `most_retained` that have settled; of those the
@@ -15,6 +17,7 @@ is being read then is read to its end, but not found again.
 
 from collections import defaultdict
 
+from service.choices import all_settled, waits_for_another
 from service.errors import StreamNotFound, StreamStalled
 from service.generation import Generation
 from service.telemetry.outcomes import Outcome
@@ -27,9 +30,11 @@ class Directory:
         self._stall_limit_s = stall_limit_s
         self._most_retained = most_retained
         self._running: dict[str, Generation] = {}
+        self._several: dict[str, Generation] = {}  # the first choice, until all have settled
         self._retained: defaultdict[str, dict[str, Generation]] = defaultdict(dict)  # by tenant
         self._retained_count = 0
         self._outgoing: list[Generation] = []
+        self._looked_at: float | None = None
 
     def __len__(self) -> int:
         """Streams in it, settled ones included."""
@@ -69,9 +74,13 @@ class Directory:
     def add(self, generation: Generation) -> None:
         """Enter a stream that begins."""
         self._running[generation.stream_id] = generation
+        if generation.choices and generation.choice_index == 0:
+            self._several[generation.stream_id] = generation
 
     def settled(self, generation: Generation) -> None:
         """Take notice that a stream has settled."""
+        if generation.choices and all_settled(generation):
+            self._several.pop(generation.choices[0].stream_id, None)
         if self._running.pop(generation.stream_id, None) is None:
             return  # it never began
         if not (generation.began and generation.known and generation.resumable):
@@ -95,9 +104,9 @@ class Directory:
         return generation
 
     def find_running(self, stream_id: str, tenant: str) -> Generation:
-        """Return a tenant's stream that has not settled. Raises `StreamNotFound`."""
-        generation = self._running.get(stream_id)
-        if generation is None or generation.tenant != tenant:
+        """Return a tenant's stream of which not all has settled. Raises `StreamNotFound`."""
+        generation = self._running.get(stream_id) or self._several.get(stream_id)
+        if generation is None or generation.tenant != tenant or generation.choice_index:
             raise StreamNotFound
         return generation
 
@@ -106,8 +115,11 @@ class Directory:
 
         `forgiven_s`: see `StreamReader.stalled`.
         """
+        since_s = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
         for generation in list(self._running.values()):
-            if self._look_at(generation, now, forgiven_s):
+            waits = generation.choices and waits_for_another(generation)
+            if self._look_at(generation, now, since_s if waits else forgiven_s):
                 generation.settle(Outcome.EXPIRED)
         for generation in [g for of_one in self._retained.values() for g in of_one.values()]:
             if self._look_at(generation, now, forgiven_s):

@@ -7,13 +7,14 @@ choice's output from 0.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     """Text for the model's own tokenizer."""
 
+    path: ClassVar[str] = "text"  # its path in the request, for what is wrong with it
     text: str
 
 
@@ -21,10 +22,48 @@ class TextPrompt:
 class TokensPrompt:
     """Token ids, used as they are; read only, and copied by whoever keeps them."""
 
+    path: ClassVar[str] = "token_ids.ids"
     token_ids: Sequence[int]
 
 
-Prompt = TextPrompt | TokensPrompt
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation; `name`: the speaker's, where the template uses one."""
+
+    role: str
+    content: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation so far, for the model's own chat template."""
+
+    path: ClassVar[str] = "chat"
+    messages: tuple[ChatMessage, ...]
+
+
+Prompt = TextPrompt | TokensPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """A form that the output is kept to; exactly one is set, where the request is right.
+
+    `json_schema`: JSON text.
+    """
+
+    json_object: bool | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path of what is set, for what is wrong with it."""
+        for name in ("json_schema", "regex", "json_object"):
+            if getattr(self, name) is not None:
+                return f"sampling.structured_output.{name}"
+        return "sampling.structured_output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +85,10 @@ class SamplingOptions:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop: bool = False
+    n: int | None = None
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    structured_output: StructuredOutput | None = None
 
 
 class OnDisconnect(Enum):
@@ -87,7 +130,8 @@ class GenerationRequest:
     """A request as the caller sent it, not yet checked. `size_bytes`: of its message.
 
     Added by the service: `tenant`, whose it is, and `deadline`, the clock's moment after which even
-    a first token is of no use.
+    a first token is of no use. `trace_id`: of the W3C trace that it belongs to, 32 hexadecimal
+    digits; empty: none.
     """
 
     prompt: Prompt | None
@@ -99,6 +143,7 @@ class GenerationRequest:
     priority: Priority = Priority.NORMAL
     tenant: str = ""
     deadline: float | None = None
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +151,15 @@ class ModelCard:
     """A served model: its name, most tokens of prompt and output together, number of token ids.
 
     `has_tokenizer` is False where vLLM was told to skip it: then only token ids go in and out.
+    `max_logprobs`: most of the likeliest tokens that the engine tells with each token.
     """
 
     id: str
     context_length: int
     vocab_size: int
     has_tokenizer: bool = True
+    has_chat_template: bool = False
+    max_logprobs: int = 20
 
 
 class FinishReason(Enum):
@@ -172,6 +220,19 @@ class EngineBatch(Protocol):
 
     def cached_prompt_tokens(self, output: EngineOutput) -> int | None:
         """Prompt tokens found in the prefix cache, in a request's first output; else None."""
+
+    def logprobs(self, output: EngineOutput) -> "LogprobRows":
+        """Log-probabilities of an output's tokens, of a request that asked for them."""
+
+
+class LogprobRows(NamedTuple):
+    """A row for each token: ids and logarithms, first its own, then the likeliest in its place.
+
+    A row can be longer than what the request asked for: another of its batch asked for more.
+    """
+
+    token_ids: Sequence[Sequence[int]]
+    logprobs: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,24 +307,43 @@ class Started:
     client_request_id: str
 
 
+class LikelyToken(NamedTuple):
+    """A token that could have been chosen; `token`: its own bytes."""
+
+    token_id: int
+    logprob: float
+    token: bytes
+
+
+class TokenLogprobs(NamedTuple):
+    """How likely a token was, as a natural logarithm; its own bytes; what else was likely."""
+
+    logprob: float
+    token: bytes
+    likeliest: tuple[LikelyToken, ...]
+
+
 class Delta(NamedTuple):
     """Some tokens, from `first_token_index` on, and the text that became certain with them.
 
     A named tuple, because there can be one for each token and it costs a third of a dataclass.
+    `logprobs`: one for each of the tokens, if the request asked for them.
     """
 
     first_token_index: int
     token_ids: Sequence[int]
     text: str
+    logprobs: Sequence[TokenLogprobs] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of the generation; always a complete stream's last event."""
+    """The end of a choice; always a complete stream's last event."""
 
     finish: EngineFinish
     usage: Usage
     timings: Timings
+    choice_index: int = 0
 
 
 Event = Started | Delta | Finished

@@ -157,13 +157,16 @@ class ActionMissing(SessionMisuse):
 
 
 class Overloaded(ServiceError):
-    """All places are taken. `retry_after_s` seconds: when one should be free, from the load."""
+    """Too few places are free. `retry_after_s` seconds: when enough should be, from the load."""
 
     reason = "TOO_MANY_STREAMS"
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
-        """Tell the limit that was met."""
-        super().__init__(f"all {limit} streams of this service are taken")
+    def __init__(self, limit: int, retry_after_s: float, places: int = 1) -> None:
+        """Tell the limit that was met, by a request for so many places."""
+        several = f"fewer than {places} of the {limit} streams of this service are free"
+        super().__init__(
+            several if places > 1 else f"all {limit} streams of this service are taken"
+        )
         self.retry_after_s = retry_after_s
 
 

@@ -1,4 +1,4 @@
-"""One request that was let in, from its door to its one end.
+"""One request that was let in, or one of its choices, from its door to its one end.
 
 It can have several readers, one after the other::
 
@@ -17,9 +17,11 @@ Rules:
    nobody was told its id yet. It is found again until its time to live has passed, counted from
    when the last reader left or, if that is later, from the stream's end. A settled stream can be
    read as long.
+
+What holds between the choices of one request is in `choices`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from service.domain import (
@@ -44,6 +46,9 @@ from service.telemetry.outcomes import Outcome, outcome_of, outcome_of_finish
 class Generation:
     """See the rules above. `on_settled` is told once, with `outcome` set.
 
+    `stream_id` is the engine's id for it too. `choices`: where its request has several, those, this
+    one included; else empty.
+
     `deadline`: the clock's time at which it must have ended, seen by the caller up to
     `deadline_slack_s` earlier.
     """
@@ -55,6 +60,8 @@ class Generation:
         "_time_to_live_s",
         "arrived",
         "began",
+        "choice_index",
+        "choices",
         "client_request_id",
         "deadline",
         "deadline_slack_s",
@@ -72,6 +79,7 @@ class Generation:
         "stream",
         "stream_id",
         "tenant",
+        "trace_id",
     )
 
     def __init__(
@@ -86,9 +94,12 @@ class Generation:
     ) -> None:
         self.stream_id = stream_id
         self.tenant = tenant
+        self.choice_index = 0
+        self.choices: Sequence[Generation] = ()
         # Not the request itself: a stream that is kept must not keep its prompt.
         self.delivery = request.delivery
         self.client_request_id = request.client_request_id
+        self.trace_id = request.trace_id
         self.prompt_tokens = 0  # before it was rendered
         self.arrived = clock()
         self.deadline = deadline
@@ -108,6 +119,22 @@ class Generation:
         self._on_settled = on_settled
         self._make_decoder: Callable[[], TokenDecoder] | None = None
         self._time_to_live_s = 0.0
+
+    def another(self, index: int, request: GenerationRequest, place: ExitStack) -> "Generation":
+        """Make another choice of its request, which holds what is in `place`."""
+        made = Generation(
+            f"{self.stream_id}~{index}",
+            self.tenant,
+            request,
+            self._clock,
+            self._on_settled,
+            self.deadline,
+            self.deadline_slack_s,
+        )
+        made.choice_index = index
+        made.arrived = self.arrived
+        made.held = place.pop_all()
+        return made
 
     @property
     def resumable(self) -> bool:
@@ -216,6 +243,7 @@ class Generation:
                 self.settled_at - self.arrived,
                 self.stream.engine_account,
             ),
+            self.choice_index,
         )
 
     @property

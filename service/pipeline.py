@@ -7,8 +7,8 @@ settles once (`generation`), and that one end is counted and logged here.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +16,7 @@ import structlog
 
 from service.admission import validation
 from service.admission.gate import Gate
+from service.choices import add_choices, fail_others
 from service.demux.demultiplexer import Demultiplexer
 from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
@@ -23,6 +24,7 @@ from service.domain import DeliveryOptions, GenerationRequest, SamplingOptions
 from service.engine.protocol import EngineClient, RenderedRequest
 from service.errors import DeadlineExceeded, RequestFailed, ServiceError, StreamNotFound
 from service.generation import Generation
+from service.stream.logprobs import LogprobColumn
 from service.stream.pacing import DelayGrid
 from service.stream.reader import Sink, StreamReader
 from service.stream.stop_strings import StopWatch
@@ -91,6 +93,7 @@ class Pipeline:
     ) -> Generation:
         """Let a request in and submit it; the caller then reads, without awaiting in between.
 
+        What is returned has `choices` if there are several, each of which is to be read.
         `remaining_s`: time until it must have ended. Raises a `ServiceError`.
         """
         now = self._clock()
@@ -107,24 +110,25 @@ class Pipeline:
             self._gate.check_open()
             model = self._engine.model
             validation.check_request(request, model, self._limits.max_request_bytes)
+            number = request.sampling.n or 1
+            others = self._places_of_others(generation, number) if number > 1 else ()
             ticket = generation.held.enter_context(self._gate.admitted())
             if tenant or generation.deadline is not None:
                 request = replace(request, tenant=tenant, deadline=generation.deadline)
             rendered = await self._render(generation, request)
             validation.check_fits(rendered.prompt_token_count, request, model)
-            stream = self._open_stream(generation, request.sampling, rendered, model.id)
             # Nothing is awaited from here to the submission, which no stop overtakes.
-            generation.held.enter_context(
-                self._demultiplexer.attached(generation.stream_id, stream)
-            )
-            self._end_at_deadline(generation)
-            self._directory.add(generation)
-            generation.began = True
+            submission: Sequence[RenderedRequest] = (rendered,)
+            if others:
+                submission = self._enter_all(generation, request, rendered, others)
+            else:
+                self._enter(generation, request.sampling, rendered)
             try:
-                await self._engine.submit(rendered)
+                await self._engine.submit(*submission)
             except BaseException:
                 generation.began = False
                 raise
+            # With choices, the first one's length tells enough.
             ticket.streamed = True
         return generation
 
@@ -144,7 +148,7 @@ class Pipeline:
         return generation, reader
 
     def read(self, generation: Generation, sink: Sink, tag: int = 0) -> StreamReader:
-        """Be the first reader of a stream that was opened just now."""
+        """Be the first reader of a stream, or a choice, that was opened just now."""
         return generation.read(self._grid, sink, tag=tag)
 
     def cancel(self, stream_id: str, tenant: str) -> None:
@@ -154,7 +158,10 @@ class Pipeline:
             raise StreamNotFound
 
     def cancel_generation(self, generation: Generation) -> bool:
-        """End a stream on purpose. False if it has its end."""
+        """End a stream on purpose, with all its choices. False if it has its end."""
+        if generation.choices:
+            ended = [self._demultiplexer.cancel(c.stream_id) for c in generation.choices]
+            return any(ended)
         return self._demultiplexer.cancel(generation.stream_id)
 
     def sweep(self, forgiven_s: float = 0.0) -> None:
@@ -178,12 +185,43 @@ class Pipeline:
                 raise DeadlineExceeded from passed
             raise
 
-    def _open_stream(
+    def _places_of_others(self, generation: Generation, number: int) -> Sequence[ExitStack]:
+        """Take places for all choices but the first, or none."""
+        validation.check_places(number, self._gate.limit)
+        self._gate.check_room(number)
+        # They are the first choice's until the others are there.
+        places = [generation.held.enter_context(ExitStack()) for _ in range(number - 1)]
+        for place in places:
+            place.enter_context(self._gate.admitted())
+        return places
+
+    def _enter_all(
         self,
         generation: Generation,
-        sampling: SamplingOptions,
+        request: GenerationRequest,
         rendered: RenderedRequest,
-        model: str,
+        places: Sequence[ExitStack],
+    ) -> Sequence[RenderedRequest]:
+        """Open the streams of all choices; return what is to be submitted."""
+        first, *others = add_choices(generation, request, places)
+        choice_of = self._engine.choice
+        submission = [rendered, *(choice_of(rendered, c.stream_id, c.choice_index) for c in others)]
+        for choice, its_own in zip((first, *others), submission, strict=True):
+            self._enter(choice, request.sampling, its_own)
+        return submission
+
+    def _enter(
+        self, generation: Generation, sampling: SamplingOptions, rendered: RenderedRequest
+    ) -> None:
+        """Open a stream that is about to be submitted."""
+        stream = self._open_stream(generation, sampling, rendered)
+        generation.held.enter_context(self._demultiplexer.attached(generation.stream_id, stream))
+        self._end_at_deadline(generation)
+        self._directory.add(generation)
+        generation.began = True
+
+    def _open_stream(
+        self, generation: Generation, sampling: SamplingOptions, rendered: RenderedRequest
     ) -> TokenStream:
         watch = None
         if sampling.stop or sampling.include_stop:
@@ -192,20 +230,28 @@ class Pipeline:
             )
         if sampling.stop:
             watch = StopWatch(rendered.make_decoder(), generation.rules)
+        on_end = generation.stream_ended if generation.resumable else None
+        if generation.choices:
+            on_end = partial(fail_others, generation, self._demultiplexer.fail)
         stream = TokenStream(
             self._clock,
             stop_watch=watch,
             keep_all=generation.resumable,
-            on_end=generation.stream_ended if generation.resumable else None,
+            on_end=on_end,
             on_progress=partial(self._progress.moved, generation.stream_id),
             tell_every=self._limits.tell_every,
             tell_first=self._limits.tell_first,
+            logprobs=(
+                None
+                if sampling.logprobs is None
+                else LogprobColumn(sampling.logprobs, rendered.token_bytes)
+            ),
         )
         time_to_live_s = min(
             generation.delivery.time_to_live_s or self._limits.detached_ttl_s,
             self._limits.max_detached_ttl_s,
         )
-        generation.opened(model, rendered, stream, time_to_live_s)
+        generation.opened(self._engine.model.id, rendered, stream, time_to_live_s)
         return stream
 
     def _end_at_deadline(self, generation: Generation) -> None:
@@ -222,15 +268,20 @@ class Pipeline:
         try:
             yield
         except ServiceError as error:
-            generation.settle(outcome_of(error))
+            self._settle_all(generation, outcome_of(error))
             raise
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                generation.settle(generation.outcome_when_cut_off())
+                self._settle_all(generation, generation.outcome_when_cut_off())
                 raise  # the caller has gone
             _log.exception("request_failed", stream=generation.stream_id[:_ID_IN_LOG])
-            generation.settle(Outcome.FAILED)
+            self._settle_all(generation, Outcome.FAILED)
             raise RequestFailed from error
+
+    @staticmethod
+    def _settle_all(generation: Generation, outcome: Outcome) -> None:
+        for one in generation.choices or (generation,):
+            one.settle(outcome)
 
     def _on_settled(self, generation: Generation) -> None:
         """Count and log the one end of a request."""
@@ -241,11 +292,13 @@ class Pipeline:
         self._metrics.tokens.inc(generation.delivered)
         if first_token_s is not None:
             self._metrics.time_to_first_token.observe(first_token_s)
-        _log.info(
+        log = _log.bind(choice=generation.choice_index) if generation.choices else _log
+        log.info(
             "request_ended",
             stream=generation.stream_id[:_ID_IN_LOG],
             tenant=generation.tenant,
             client_request_id=generation.client_request_id[:128],
+            trace_id=generation.trace_id,
             outcome=generation.outcome.value,
             prompt_tokens=generation.prompt_tokens,
             output_tokens=0 if generation.stream is None else generation.stream.count,

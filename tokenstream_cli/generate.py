@@ -212,7 +212,12 @@ async def _print(stream: AsyncStream, *, as_json: bool) -> None:
 
 
 def _json_line(event: Event) -> str:
-    return json.dumps({"event": type(event).__name__.lower()} | asdict(event), ensure_ascii=False)
+    if isinstance(event, Delta):
+        values = event._asdict()
+        del values["logprobs"]  # not asked for here
+    else:
+        values = asdict(event)
+    return json.dumps({"event": type(event).__name__.lower()} | values, ensure_ascii=False)
 
 
 def _figures(finished: Finished) -> str:

@@ -9,6 +9,7 @@ from bench.dialects.stream import Stream
 from bench.wire import LoadFailed, Record, Wire
 from tokenstream.v1 import generation_pb2 as pb
 
+_BURST = 64
 PATH = "/tokenstream.v1.GenerationService/Session"
 
 
@@ -20,11 +21,14 @@ class Streams(dict[int, Stream]):
 
 
 class Session:
-    """A `Dialect`. The request at place i of a load has the id i + 1."""
+    """A `Dialect`. The request at place i of a load has the id i + 1.
+
+    A burst of requests goes in batches, as the client library sends it.
+    """
 
     def wire(self, address: str, work: Workload) -> Wire:
         """See `Dialect`."""
-        return grpc_wire.SessionWire(address, PATH, work.connections)
+        return grpc_wire.SessionWire(address, PATH, work.connections, batch, _BURST)
 
     def requests(self, work: Workload, prompts: list[list[int]], names: list[str]) -> list[bytes]:
         """See `Dialect`."""
@@ -44,6 +48,12 @@ def start(number: int, request: pb.GenerateRequest) -> bytes:
     """Return the bytes that begin a request of this id."""
     started = pb.SessionStart(id=number, request=request)
     return pb.SessionRequest(start=started).SerializeToString()
+
+
+def batch(requests: list[bytes]) -> bytes:
+    """Return the bytes that begin several, from those that begin each."""
+    together = pb.SessionBatch(requests=map(pb.SessionRequest.FromString, requests))
+    return pb.SessionRequest(batch=together).SerializeToString()
 
 
 def take(streams: Streams, at: float, message: bytes) -> bool:

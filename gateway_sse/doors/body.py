@@ -15,6 +15,11 @@ async def read_body(request: web.Request) -> bytes:
     too_large = Refused("BODY_TOO_LARGE", f"the body is larger than {limit} bytes", status=413)
     if (request.content_length or 0) > limit:
         raise too_large
+    if request.content.is_eof():  # it came with the head, as short ones do
+        whole = request.content.read_nowait()
+        if len(whole) > limit:
+            raise too_large
+        return whole
     body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway_sse.bridge import bridge_of
 from gateway_sse.json_response import json_response
+from gateway_sse.openai.errors import body_of, is_openai_path
 from gateway_sse.problems import (
     INTERNAL,
     Problem,
@@ -57,8 +58,9 @@ def problem_response(
 ) -> web.Response:
     """Return a problem as JSON."""
     kept = {name: value for name, value in (headers or {}).items() if name.lower() == "allow"}
+    body = body_of(problem) if is_openai_path(request.path) else problem.body()
     return json_response(
-        problem.body(),
+        body,
         status=problem.status,
         headers={"cache-control": "no-cache", **problem.headers(), **kept},
     )

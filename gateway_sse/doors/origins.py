@@ -39,11 +39,20 @@ def let_in(app: web.Application, origins: Sequence[str]) -> None:
     for route in list(app.router.routes()):
         cors.add(route)
 
+    async def vary(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.add("vary", "origin")  # so that no cache gives one page's to another
+
+    app.on_response_prepare.append(vary)
+
 
 def check_websocket(request: web.Request, origins: Sequence[str]) -> None:
     """Refuse a page of another origin that is not let in. Raises Refused (403)."""
     origin = request.headers.get("origin")
     if origin is None or origin in origins or "*" in origins:
         return  # no browser, or one that may
-    if urlsplit(origin).netloc != request.host:
+    try:
+        own = urlsplit(origin).netloc == request.host
+    except ValueError:
+        own = False
+    if not own:
         raise Refused("ORIGIN_NOT_ALLOWED", "may not open sockets here", field="Origin", status=403)

@@ -25,6 +25,8 @@ from tokenstream_client import Delta, Finished, Started
 # JSON escapes ASCII's line ends. These are none in SSE, but some parsers split at them anyway.
 _LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 RECONNECT_MS: Final = 300
 """What clients are told to wait before they come back: less than the bridge lets a stream linger
 whose client has gone."""
@@ -68,7 +70,8 @@ def json_text(text: str) -> str:
 
 def json_of(value: object) -> str:
     """Return a value as JSON in one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+    encoded = _ENCODER.encode(value)
+    return encoded if encoded.isascii() else encoded.translate(_LINE_ENDS)
 
 
 class Place:
@@ -106,7 +109,9 @@ class SseEncoder:
     """See `Encoder`; the grammar is at the top of the file."""
 
     content_type = "text/event-stream; charset=utf-8"
-    keepalive = b": keep-alive\n\n"
+    # One line, without an empty one behind it: with that, parsers that keep the last id (httpx-sse,
+    # and those made after it) take the comment for an event.
+    keepalive = b": keep-alive\n"
 
     def __init__(self, resumed: EventId | None = None) -> None:
         self._place = Place(resumed)
@@ -137,7 +142,7 @@ class SseEncoder:
 
     def moved(self) -> bytes:
         """See `Encoder`."""
-        return f"retry: {RECONNECT_MS}\n\n".encode()
+        return f"retry: {RECONNECT_MS}\n".encode()
 
     def end(self) -> bytes:
         """See `Encoder`."""

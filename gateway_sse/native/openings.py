@@ -20,6 +20,8 @@ def begin(
             arguments.prompt,
             timeout=bridge.settings.request_timeout_s,
             api_key=api_key,
+            traceparent=traceparent,
+            tracestate=tracestate,
             **options,
         )
 

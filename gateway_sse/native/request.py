@@ -6,7 +6,19 @@ the model. Every refusal names its field.
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar, cast
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from pydantic import (
     AllowInfNan,
@@ -20,10 +32,9 @@ from pydantic import (
     ValidationError,
 )
 
-from gateway_sse.native.pending import Chat, ChatMessage
 from gateway_sse.native.violations import refused
 from gateway_sse.problems import Refused
-from tokenstream_client import GenerateOptions
+from tokenstream_client import Chat, ChatMessage, GenerateOptions
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -125,6 +136,24 @@ class StreamRequest(Delivery):
     )
 
 
+def _fields_of(*kinds: type) -> frozenset[str]:
+    """Return the names of the fields that take one of these and are no lists."""
+    return frozenset(
+        name
+        for name, field in StreamRequest.model_fields.items()
+        if _members(field.annotation) & {*kinds}
+    )
+
+
+def _members(annotation: Any) -> set[object]:
+    """Return what a union is of, without what is annotated to it."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_members, get_args(annotation)))
+    return {get_origin(annotation) or annotation}
+
+
 class Arguments:
     """What a request comes to: `prompt` and `options` for the client's `generate`, and the rest."""
 
@@ -153,6 +182,8 @@ class Arguments:
 _NOT_OPTIONS: Final = {"prompt", "token_ids", "messages", "on_disconnect", "ack_window"}
 _LISTS: Final = ("stop", "stop_token_ids", "token_ids")
 _INTEGER_LISTS: Final = ("stop_token_ids", "token_ids")
+_TRUTHS: Final = _fields_of(bool)
+_NUMBERS: Final = _fields_of(int, float)
 
 
 def from_body(content_type: str, body: bytes) -> Arguments:
@@ -181,14 +212,21 @@ def json_object(content_type: str, body: bytes) -> dict[str, Any]:
         raise Refused(
             "UNSUPPORTED_MEDIA_TYPE", "the content type must be application/json", status=415
         )
+    return object_from(body, "the body")
+
+
+def object_from(text: str | bytes, what: str) -> dict[str, Any]:
+    """Read JSON that has to be an object. Raises Refused, saying of `what`."""
     try:
-        values = json.loads(body.decode(), parse_constant=_refuse_constant)
+        if isinstance(text, bytes):
+            text = text.decode()
+        values = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         # Not only JSONDecodeError: also bad UTF-8, and numbers of thousands of digits.
         detail = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise Refused("MALFORMED_JSON", f"the body is not JSON: {detail}") from error
+        raise Refused("MALFORMED_JSON", f"{what} is not JSON: {detail}") from error
     if not isinstance(values, dict):
-        raise Refused("MALFORMED_JSON", "the body must be a JSON object")
+        raise Refused("MALFORMED_JSON", f"{what} must be a JSON object")
     return values
 
 
@@ -216,13 +254,9 @@ def _value(name: str, texts: list[str]) -> object:
     if len(texts) > 1:
         raise Refused("WRONG_TYPE", "given more than once", field=name)
     (text,) = texts
-    field = StreamRequest.model_fields.get(name)
-    kind = str(field.annotation) if field is not None else ""
-    if "bool" in kind:
+    if name in _TRUTHS:
         return {"true": True, "1": True, "false": False, "0": False}.get(text, text)
-    if "str" in kind or "Literal" in kind:
-        return text
-    return _plain(text)
+    return _plain(text) if name in _NUMBERS else text
 
 
 def _plain(text: str) -> object:

@@ -1,13 +1,14 @@
 """The bridge's own API over HTTP. Every handler is thin: read, call the client, relay."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway_sse.api_keys import api_key_of, keys_checked
 from gateway_sse.bridge import bridge_of
+from gateway_sse.doors.accept import preferred
 from gateway_sse.doors.body import read_body
 from gateway_sse.doors.trace import trace_context_of
 from gateway_sse.native import websocket
@@ -35,6 +36,17 @@ _CALL_TIMEOUT_S: Final = 5.0
 
 _NOTHING_LEFT: Final = 204
 
+_ENCODERS: Final[dict[str, Callable[[EventId | None], Encoder]]] = {
+    "text/event-stream": SseEncoder,
+    "application/x-ndjson": LinesEncoder,
+    "application/ndjson": LinesEncoder,
+    "application/jsonl": LinesEncoder,
+    "text/plain": lambda _: TextEncoder(),
+    "*/*": SseEncoder,
+    "text/*": SseEncoder,
+    "application/*": LinesEncoder,
+}
+
 
 class Acknowledgement(BaseModel):
     """How far a reader is."""
@@ -44,15 +56,18 @@ class Acknowledgement(BaseModel):
     next_token_index: int = Field(strict=True, ge=0, description="tokens that it has read")
 
 
+Milliseconds = Annotated[float, Field(strict=True, ge=0, le=3_600_000)]
+
+
 class Perceived(BaseModel):
     """What a browser saw of one answer, in milliseconds from the sending of its request."""
 
     model_config = ConfigDict(extra="forbid")
 
-    first_token_ms: float = Field(ge=0, le=3_600_000, description="to the first visible token")
-    last_token_ms: float = Field(ge=0, le=3_600_000, description="to the last one")
-    longest_gap_ms: float = Field(
-        ge=0, le=3_600_000, description="longest time between two changes on the screen"
+    first_token_ms: Milliseconds = Field(description="to the first visible token")
+    last_token_ms: Milliseconds = Field(description="to the last one")
+    longest_gap_ms: Milliseconds = Field(
+        description="longest time between two changes on the screen"
     )
 
 
@@ -108,21 +123,16 @@ async def _relay(
 
 
 def _encoder(request: web.Request) -> Callable[[EventId | None], Encoder]:
-    """Choose by the header Accept, in its order; events where it leaves the choice."""
-    for accepted in request.headers.get("accept", "*/*").split(","):
-        match accepted.partition(";")[0].strip().lower():
-            case "text/event-stream" | "*/*" | "text/*" | "application/*":
-                return SseEncoder
-            case "application/x-ndjson" | "application/ndjson" | "application/jsonl":
-                return LinesEncoder
-            case "text/plain":
-                return lambda _: TextEncoder()
-    raise Refused(
-        "NOT_ACCEPTABLE",
-        "can be text/event-stream, application/x-ndjson or text/plain",
-        field="Accept",
-        status=406,
-    )
+    """Choose by the header Accept; events where it leaves the choice. Raises Refused (406)."""
+    encoder = preferred(",".join(request.headers.getall("accept", ())), _ENCODERS)
+    if encoder is None:
+        raise Refused(
+            "NOT_ACCEPTABLE",
+            "can be text/event-stream, application/x-ndjson or text/plain",
+            field="Accept",
+            status=406,
+        )
+    return encoder
 
 
 async def stop_stream(request: web.Request) -> web.StreamResponse:

@@ -1,5 +1,6 @@
 """One answer on a WebSocket: from its stream's events to the messages of its id."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ class SocketAnswer:
             self._limit += self._place.next_token_index
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
         self._had_start = False
+        self._stopping: asyncio.Task[None] | None = None
         self._last: str | None = None  # the end, behind text that has to go first
 
     def listen(self, listener: Callable[["SocketAnswer"], None]) -> None:
@@ -56,8 +58,18 @@ class SocketAnswer:
             self._limit = max(self._limit, next_token_index + self._delivery.ack_window)
             self._listener(self)
 
+    def stop(self) -> None:
+        """Ask for the answer's end; its `finished` follows."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self.stream.stop())
+
     def let_go(self) -> None:
-        """See `OpenStream`: the process stops, and the client can go on elsewhere."""
+        """See `OpenStream`: the process stops, and the client can go on elsewhere, if it has
+        something to name the stream by.
+        """
+        if not self._had_start:
+            self.stream.cancel()
+            return
         self.moved, self.outcome = True, Outcome.MOVED
         self.stream.detach()
         self._listener(self)

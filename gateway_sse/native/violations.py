@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 from gateway_sse.problems import Refused
 from tokenstream_client import FieldViolation
 
+# A field's name that has a lone surrogate in it.
+_UNSPEAKABLE: Final = "?"
+
 _WANTED: Final = {
     "string_type": "text",
     "int_type": "an integer",
@@ -29,6 +32,9 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
     reason = "WRONG_TYPE"
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
         path = _path(detail["loc"], known)
+        if detail["type"] == "string_unicode":
+            wanted.setdefault(path or _UNSPEAKABLE, []).append("must be Unicode text")
+            continue
         if detail["type"] == "extra_forbidden":
             reason = "UNKNOWN_FIELD"
             wanted.setdefault(path, []).append(_unknown(detail, known))
@@ -37,7 +43,10 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
         else:
             wanted.setdefault(path, []).append(_words(detail))
     violations = tuple(
-        FieldViolation(field, _joined(dict.fromkeys(words))) for field, words in wanted.items()
+        FieldViolation(field, _joined(dict.fromkeys(words)))
+        for field, words in wanted.items()
+        # A value that is a list, but of the wrong things, is no text either: not worth saying.
+        if not any(other.startswith(f"{field}[") for other in wanted)
     )
     return Refused.of(reason, violations)
 
@@ -77,6 +86,8 @@ def _joined(words: dict[str, None]) -> str:
 
 
 def _unknown(detail: ErrorDetails, known: Sequence[str]) -> str:
+    if len(detail["loc"]) > 1:
+        return "unknown field"  # of a part, whose fields are others
     name = str(detail["loc"][-1])
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

@@ -9,7 +9,6 @@ kernel's own buffer is bounded by the listening socket's option (`server.bind`).
 """
 
 import asyncio
-from asyncio import timeout
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -20,6 +19,32 @@ _LOOKS: int = 10
 
 class ClientStalled(Exception):
     """The client took nothing for the limit. Expected; the connection is to be dropped."""
+
+
+class _HeadWithFirstBytes(web.StreamResponse):
+    """Waits with its head for the first bytes: one write less (aiohttp's Response does so too)."""
+
+    _send_headers_immediately = False
+
+
+async def until_taken(
+    transport: asyncio.Transport, writer: AbstractStreamWriter, stall_limit_s: float
+) -> None:
+    """Wait until the kernel has taken all that was written. Raises ClientStalled."""
+    left, looks = transport.get_write_buffer_size(), 0
+    # In a task of its own, which no look may cancel: aiohttp keeps the future that it waits for,
+    # and whoever waited for a cancelled one would be cancelled, too.
+    taken = asyncio.ensure_future(writer.drain())
+    try:
+        while not (await asyncio.wait((taken,), timeout=stall_limit_s / _LOOKS))[0]:
+            now_left = transport.get_write_buffer_size()
+            looks = looks + 1 if now_left == left else 0
+            left = now_left
+            if looks >= _LOOKS:
+                raise ClientStalled
+        await taken
+    finally:
+        taken.cancel()
 
 
 class Outlet:
@@ -41,9 +66,11 @@ class Outlet:
         self.last_write_at = now
 
     @classmethod
-    async def open(cls, request: web.Request, content_type: str, now: float) -> "Outlet":
-        """Send the head. Raises ConnectionResetError if the client has gone."""
-        response = web.StreamResponse(
+    async def open(
+        cls, request: web.Request, content_type: str, first: bytes, now: float
+    ) -> "Outlet":
+        """Send the head and the first bytes. Raises ConnectionResetError if the client has gone."""
+        response = _HeadWithFirstBytes(
             headers={
                 "content-type": content_type,
                 "cache-control": "no-cache, no-transform",
@@ -58,6 +85,10 @@ class Outlet:
         if transport is None or writer is None:
             raise ConnectionResetError("the client has gone")
         transport.set_write_buffer_limits(high=0)
+        if first:
+            await response.write(first)
+        else:
+            writer.send_headers()
         return cls(response, transport, writer, now)
 
     @property
@@ -81,23 +112,12 @@ class Outlet:
 
     async def drained(self, stall_limit_s: float) -> None:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
-        left, looks = self._transport.get_write_buffer_size(), 0
-        while self.blocked:
-            try:
-                async with timeout(stall_limit_s / _LOOKS):
-                    await self._writer.drain()
-                    return
-            except TimeoutError:
-                now_left = self._transport.get_write_buffer_size()
-                looks = looks + 1 if now_left == left else 0
-                left = now_left
-                if looks >= _LOOKS:
-                    raise ClientStalled from None
+        await until_taken(self._transport, self._writer, stall_limit_s)
 
-    async def close(self) -> None:
-        """Send the end of the body."""
+    async def close(self, last: bytes) -> None:
+        """Send the last bytes and the end of the body."""
         if not self._transport.is_closing():
-            await self._response.write_eof()
+            await self._response.write_eof(last)
 
     def abort(self) -> None:
         """Drop the connection, so that a cut answer does not look like a whole one."""

@@ -56,7 +56,8 @@ async def relay(
     bridge.streams.add(relayed)
     try:
         first = await relayed.first_event()
-        outlet = await Outlet.open(request, encoder.content_type, relayed.now())
+        head = encoder.started(first)
+        outlet = await Outlet.open(request, encoder.content_type, head, relayed.now())
         await relayed.run(first, outlet)
         return outlet.response
     finally:
@@ -88,6 +89,7 @@ class Relay:
         self._keepalive: asyncio.TimerHandle | None = None
         self._over = False
         self._broken = False
+        self._last = b""
 
     def now(self) -> float:
         """Return the loop's time in seconds."""
@@ -115,8 +117,6 @@ class Relay:
         bridge.streams.started(self, first.stream_id)
         if self._limit is not None:
             self._limit += self.stream.next_token_index
-        if head := self._encoder.started(first):
-            outlet.write(head, self.now())
         self._keep_alive()
         try:
             self._pump()
@@ -129,9 +129,10 @@ class Relay:
             if outlet.blocked:
                 await outlet.drained(bridge.settings.stall_limit_s)
             if self._broken:
+                outlet.write(self._last, self.now())
                 outlet.abort()
             else:
-                await outlet.close()
+                await outlet.close(self._last)
         except ClientStalled:
             self.outcome = Outcome.STALLED
             outlet.abort()
@@ -194,12 +195,10 @@ class Relay:
             _log.exception("an answer could not be encoded")
             end, self.outcome = True, Outcome.FAILED
             data += self._failed(INTERNAL)
-        if end and not self._broken:
-            data += encoder.end()
-        if data:
-            outlet.write(data, self.now())
         if end:
-            self._over = True
+            self._over, self._last = True, data if self._broken else data + encoder.end()
+        elif data:
+            outlet.write(data, self.now())
         if end or outlet.blocked:
             self._wake()
 

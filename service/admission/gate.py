@@ -27,15 +27,15 @@ class GateState(Enum):
     STOPPING = auto()
 
 
-def retry_after_s(limit: int, mean_stream_s: float | None) -> float:
-    """Seconds until one of `limit` running streams should end.
+def retry_after_s(limit: int, mean_stream_s: float | None, places: int = 1) -> float:
+    """Seconds until `places` of `limit` running streams should have ended.
 
     Streams that end independently, each after `mean_stream_s` seconds in the mean, free a place
     every `mean_stream_s / limit` seconds (Little's law). One second while none has ended yet.
     """
     if mean_stream_s is None:
         return 1.0
-    return min(max(mean_stream_s / limit, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+    return min(max(places * mean_stream_s / limit, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
 
 
 @dataclass(slots=True)
@@ -63,6 +63,11 @@ class Gate:
         """Tickets that are out."""
         return self._held
 
+    @property
+    def limit(self) -> int:
+        """Most tickets that can be out."""
+        return self._limit
+
     def open(self) -> None:
         """Admit from now on, unless the gate is stopping already."""
         if self._state is GateState.CLOSED:
@@ -83,6 +88,13 @@ class Gate:
             raise EngineLoading
         if self._state is GateState.STOPPING:
             raise self._stopped_because
+
+    def check_room(self, places: int) -> None:
+        """Raise `Overloaded` unless so many tickets can be had at once."""
+        missing = self._held + places - self._limit
+        if missing > 0:
+            wait_s = retry_after_s(self._limit, self._mean_stream_s, missing)
+            raise Overloaded(self._limit, wait_s, places)
 
     @contextmanager
     def admitted(self) -> Iterator[Ticket]:

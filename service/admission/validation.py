@@ -6,9 +6,12 @@ each under its field's path in `GenerateRequest`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from service.admission.structured_output import check_structured_output
 from service.domain import (
+    ChatMessage,
+    ChatPrompt,
     DeliveryOptions,
     GenerationRequest,
     ModelCard,
@@ -24,9 +27,17 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_CLIENT_REQUEST_ID_CHARACTERS = 128
+MAX_CHAT_MESSAGES = 1024
+MAX_ROLE_CHARACTERS = 64
+MAX_NAME_CHARACTERS = 64
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIASES = 1024
+MAX_LOGIT_BIAS = 100
 MAX_DELAY_S = 1.0
 MOST_READING_RATE = 10_000.0  # tokens a second
 MAX_REPETITION_PENALTY = 10.0
+MAX_CHOICES = 16
+_MOST_SEED = 2**63 - 1
 WHOLE_MESSAGE = ""
 
 
@@ -54,6 +65,8 @@ def check_request(request: GenerationRequest, model: ModelCard, limit_bytes: int
         *_time_to_live(request.delivery),
         *_priority(request.priority),
     )
+    if request.sampling.n is not None:
+        violations += (*_choices(request.sampling.n, request),)
     if len(request.client_request_id) > MAX_CLIENT_REQUEST_ID_CHARACTERS:
         limit = f"has more than {MAX_CLIENT_REQUEST_ID_CHARACTERS} characters"
         violations += (FieldViolation("client_request_id", limit),)
@@ -66,6 +79,13 @@ def check_without_credit(delivery: DeliveryOptions) -> None:
     if delivery.credit is not None:
         why = "is for sessions; a call is paced by gRPC's flow control"
         raise InvalidRequest((FieldViolation("stream.credit", why),))
+
+
+def check_places(choices: int, places: int) -> None:
+    """Refuse more choices than there will ever be places for. Raises `InvalidRequest`."""
+    if choices > places:
+        why = f"{choices} is more than the {places} streams that this service has places for"
+        raise InvalidRequest((FieldViolation("sampling.n", why),))
 
 
 def check_resume(delivery: DeliveryOptions) -> None:
@@ -97,8 +117,8 @@ def check_fits(prompt_tokens: int, request: GenerationRequest, model: ModelCard)
             why = f"{wanted} do not fit: the prompt has {prompt_tokens} tokens and the context "
             raise InvalidRequest((FieldViolation(field, why + str(model.context_length)),))
     if room < 1:
-        field = "text" if isinstance(request.prompt, TextPrompt) else "token_ids.ids"
-        raise InvalidRequest((_too_long(field, prompt_tokens, model),))
+        assert request.prompt is not None
+        raise InvalidRequest((_too_long(request.prompt.path, prompt_tokens, model),))
 
 
 def check_text(text: str, model: ModelCard) -> None:
@@ -129,7 +149,7 @@ def _too_long(field: str, prompt_tokens: int, model: ModelCard) -> FieldViolatio
 def _prompt(request: GenerationRequest, model: ModelCard) -> Iterator[FieldViolation]:
     prompt = request.prompt
     if prompt is None:
-        yield FieldViolation("prompt", "is missing: set either text or token_ids")
+        yield FieldViolation("prompt", "is missing: set text, token_ids or chat")
         return
     if isinstance(prompt, TextPrompt):
         if not model.has_tokenizer:
@@ -139,12 +159,46 @@ def _prompt(request: GenerationRequest, model: ModelCard) -> Iterator[FieldViola
         else:
             yield from _characters("text", prompt.text)
         return
+    if isinstance(prompt, ChatPrompt):
+        yield from _chat(prompt.messages, model)
+        return
     if not prompt.token_ids:
         yield FieldViolation("token_ids.ids", "is empty")
     elif len(prompt.token_ids) >= model.context_length:
         yield _too_long("token_ids.ids", len(prompt.token_ids), model)
         return
     yield from _token_ids("token_ids.ids", prompt.token_ids, model)
+
+
+def _chat(messages: tuple[ChatMessage, ...], model: ModelCard) -> Iterator[FieldViolation]:
+    if not model.has_tokenizer:
+        yield FieldViolation("chat", "the model is served without a tokenizer; use token_ids")
+    elif not model.has_chat_template:
+        yield FieldViolation("chat", "the model has no chat template; use text or token_ids")
+    elif not messages:
+        yield FieldViolation("chat.messages", "is empty")
+    elif len(messages) > MAX_CHAT_MESSAGES:
+        why = f"has {len(messages)} entries, more than {MAX_CHAT_MESSAGES}"
+        yield FieldViolation("chat.messages", why)
+    else:
+        for position, message in enumerate(messages):
+            if violations := tuple(_message(f"chat.messages[{position}]", message)):
+                yield from violations
+                return  # the first is enough: all would not fit into a status
+
+
+def _message(field: str, message: ChatMessage) -> Iterator[FieldViolation]:
+    if not message.role:
+        yield FieldViolation(f"{field}.role", "is empty")
+    for name, text, most in (
+        ("role", message.role, MAX_ROLE_CHARACTERS),
+        ("name", message.name, MAX_NAME_CHARACTERS),
+    ):
+        if len(text) > most:
+            why = f"has {len(text)} characters, more than {most}"
+            yield FieldViolation(f"{field}.{name}", why)
+        yield from _characters(f"{field}.{name}", text)
+    yield from _characters(f"{field}.content", message.content)
 
 
 def _characters(field: str, text: str) -> Iterator[FieldViolation]:
@@ -178,7 +232,11 @@ def _sampling(sampling: SamplingOptions, model: ModelCard) -> Iterator[FieldViol
         "sampling.repetition_penalty", s.repetition_penalty, MAX_REPETITION_PENALTY
     )
     yield from _between("sampling.top_k", s.top_k, 0, 2**31 - 1)
-    yield from _between("sampling.seed", s.seed, 0, 2**63 - 1)
+    yield from _between("sampling.seed", s.seed, 0, _MOST_SEED)
+    yield from _between("sampling.logprobs", s.logprobs, 0, min(MAX_LOGPROBS, model.max_logprobs))
+    yield from _logit_bias(s.logit_bias, model)
+    if s.structured_output is not None:
+        yield from check_structured_output(s, s.structured_output, model)
     yield from _stop_strings(s.stop, model)
     if len(s.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         yield FieldViolation(
@@ -187,6 +245,32 @@ def _sampling(sampling: SamplingOptions, model: ModelCard) -> Iterator[FieldViol
         )
     else:
         yield from _token_ids("sampling.stop_token_ids", s.stop_token_ids, model)
+
+
+def _logit_bias(biases: Mapping[int, float], model: ModelCard) -> Iterator[FieldViolation]:
+    field = "sampling.logit_bias"
+    if len(biases) > MAX_LOGIT_BIASES:
+        yield FieldViolation(field, f"has {len(biases)} entries, more than {MAX_LOGIT_BIASES}")
+        return
+    yield from _token_ids(field, tuple(biases), model)
+    for token_id, bias in biases.items():
+        if violations := tuple(
+            _between(f"{field}[{token_id}]", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+        ):
+            yield from violations
+            return  # the first is enough: all would not fit into a status
+
+
+def _choices(n: int, request: GenerationRequest) -> Iterator[FieldViolation]:
+    yield from _between("sampling.n", n, 1, MAX_CHOICES)
+    if n <= 1:
+        return
+    if request.delivery.on_disconnect is OnDisconnect.DETACH:
+        yield FieldViolation("stream.on_disconnect", "several choices cannot be detached")
+    seed = request.sampling.seed
+    if seed is not None and n <= MAX_CHOICES and seed <= _MOST_SEED < seed + n - 1:
+        why = f"the last of {n} choices would have a seed above {_MOST_SEED}"
+        yield FieldViolation("sampling.seed", why)
 
 
 def _stop_strings(stop: tuple[str, ...], model: ModelCard) -> Iterator[FieldViolation]:

@@ -53,6 +53,7 @@ class Router:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
+        self._with_logprobs = 0  # so that a batch without any pays one comparison an output
         self.counts = RouterCounts()
 
     def __len__(self) -> int:
@@ -64,12 +65,16 @@ class Router:
         if engine_id in self._routes:
             raise ValueError(f"engine id {engine_id} is in use")
         route = self._routes[engine_id] = Route(stream)
+        self._with_logprobs += stream.logprobs is not None
         return route
 
     def release(self, engine_id: str) -> list[str]:
         """Take an id out, if it is in; what comes for it from now on is for nobody."""
         route = self._routes.pop(engine_id, None)
-        return [] if route is None else self._stop(engine_id, route)
+        if route is None:
+            return []
+        self._with_logprobs -= route.stream.logprobs is not None
+        return self._stop(engine_id, route)
 
     def cancel(self, engine_id: str) -> list[str] | None:
         """End a stream on purpose. None if no stream of that id is running."""
@@ -94,7 +99,7 @@ class Router:
         stop: list[str] = []
         failures: list[tuple[str, Exception | None]] = []
         routed = lost = 0
-        routes = self._routes
+        routes, with_logprobs = self._routes, self._with_logprobs > 0
         for output in batch.outputs:
             engine_id = output.request_id
             token_ids = output.new_token_ids
@@ -109,6 +114,8 @@ class Router:
                     cached = batch.cached_prompt_tokens(output)
                     if cached is not None:
                         stream.cached_prompt_tokens = cached
+                if with_logprobs and stream.logprobs is not None and token_ids:
+                    stream.take_logprobs(batch.logprobs(output))
                 if output.finish_reason is None:
                     if stream.push(token_ids):
                         stop += self._stop(engine_id, route)

@@ -26,12 +26,13 @@ class RenderedRequest:
     """A request in the engine's own form, ready to be submitted once.
 
     `make_decoder` makes a decoder for the request's output from its first token on, a new one each
-    time; `handle` is the engine's own.
+    time; `handle` is the engine's own. `token_bytes`: a token's own bytes, by itself.
     """
 
     prompt_token_count: int
     make_decoder: Callable[[], TokenDecoder]
     handle: Any
+    token_bytes: Callable[[int], bytes]
 
 
 class EngineClient(Protocol):
@@ -50,8 +51,14 @@ class EngineClient(Protocol):
         Raises `InvalidRequest` for what only the engine can see.
         """
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Hand the request to the engine's queue. Raises `EngineDead`.
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """Make another choice of a rendered request, under an id of its own.
+
+        It has the same prompt and options, and if there is a seed, that plus `index`.
+        """
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Hand a request, or its choices, to the engine's queue. Raises `EngineDead`.
 
         An `abort` that is called after this was, comes after it, also while this still waits.
         """

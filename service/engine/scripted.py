@@ -2,7 +2,10 @@
 
 A token is a byte of UTF-8 (ids 0 to 255) or the end of text (256). The answer to a prompt is the
 prompt's own bytes and then the end of text, or the bytes again and again if that is ignored; so
-every token of every stream is known beforehand. It keeps vLLM's rules: one batch a step, at most
+every token of every stream is known beforehand. Choice i does without the prompt's first i bytes
+(modulo their number). A chat is answered with its last message's content; the role "nobody" is
+refused, as a template may. Token i has the log-probability -i/1024, and the likeliest in its place
+are itself and those before it, each -1 less. It keeps vLLM's rules: one batch a step, at most
 `max_running` requests in it, the others wait; nothing comes for an aborted request.
 
 Time passes by itself every `step_s` seconds, or, with None, only when `step` is called.
@@ -11,10 +14,11 @@ Time passes by itself every `step_s` seconds, or, with None, only when `step` is
 import asyncio
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from service.domain import (
+    ChatPrompt,
     EngineAccount,
     EngineBatch,
     EngineCensus,
@@ -22,13 +26,14 @@ from service.domain import (
     EngineOutput,
     FinishReason,
     GenerationRequest,
+    LogprobRows,
     ModelCard,
     SchedulerReport,
     TextPrompt,
     TokensPrompt,
 )
 from service.engine.protocol import Progress, RenderedRequest
-from service.errors import EngineDead
+from service.errors import EngineDead, FieldViolation, InvalidRequest
 
 END_OF_TEXT = 256
 VOCABULARY = 257
@@ -43,6 +48,7 @@ class ScriptedOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     broken: bool = False
+    likeliest: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +76,12 @@ class ScriptedBatch:
         """There is no prefix cache."""
         return None
 
+    def logprobs(self, output: EngineOutput) -> LogprobRows:
+        """See the top of the file."""
+        assert isinstance(output, ScriptedOutput)
+        rows = [scripted_logprobs(i, output.likeliest) for i in output.new_token_ids]
+        return LogprobRows([ids for ids, _ in rows], [logprobs for _, logprobs in rows])
+
 
 class Utf8Decoder:
     """Bytes to text; keeps an incomplete character to itself."""
@@ -89,10 +101,12 @@ class Utf8Decoder:
 @dataclass(slots=True)
 class _Job:
     request_id: str
+    prompt: bytes
     answer: Iterator[int]
     left: int
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    likeliest: int = 0
     broken: bool = False
 
 
@@ -110,7 +124,7 @@ class ScriptedEngine:
         self._step_s = step_s
         self._max_running = max_running
         self._loading = loading
-        self._card = ModelCard("scripted", context_length, VOCABULARY)
+        self._card = ModelCard("scripted", context_length, VOCABULARY, has_chat_template=True)
         self._jobs: dict[str, _Job] = {}
         self._batches: asyncio.Queue[ScriptedBatch | None] = asyncio.Queue()
         self._stepping: asyncio.Task[None] | None = None
@@ -140,20 +154,30 @@ class ScriptedEngine:
         wanted = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         job = _Job(
             engine_id,
+            prompt,
             _answer(prompt, sampling.ignore_eos),
             wanted,
             sampling.stop_token_ids,
             sampling.ignore_eos,
+            sampling.logprobs or 0,
         )
-        return RenderedRequest(len(prompt), Utf8Decoder, job)
+        return RenderedRequest(len(prompt), Utf8Decoder, job, scripted_token_bytes)
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Queue it behind the others."""
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """Leave out the answer's first bytes."""
+        job: _Job = rendered.handle
+        rest = job.prompt[index % len(job.prompt) :]
+        answer = _answer(rest, job.ignore_eos)
+        return replace(rendered, handle=replace(job, request_id=engine_id, answer=answer))
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Queue them behind the others."""
         if self._dead:
             raise EngineDead
-        job: _Job = rendered.handle
-        self._jobs[job.request_id] = job
-        self.submitted += 1
+        for one in rendered:
+            job: _Job = one.handle
+            self._jobs[job.request_id] = job
+            self.submitted += 1
         self._work.set()
 
     async def abort(self, engine_ids: Sequence[str]) -> None:
@@ -224,7 +248,7 @@ class ScriptedEngine:
             return ScriptedOutput(job.request_id, (), FinishReason.STOP, broken=True)
         token_id = next(job.answer)
         job.left -= 1
-        output = ScriptedOutput(job.request_id, (token_id,))
+        output = ScriptedOutput(job.request_id, (token_id,), likeliest=job.likeliest)
         if token_id == END_OF_TEXT and not job.ignore_eos:
             output.finish_reason = FinishReason.STOP
         elif token_id in job.stop_token_ids:
@@ -248,6 +272,10 @@ def _prompt_bytes(request: GenerationRequest) -> bytes:
             return text.encode()
         case TokensPrompt(token_ids):
             return bytes(i % 256 for i in token_ids)
+        case ChatPrompt(messages):
+            if any(message.role == "nobody" for message in messages):
+                raise InvalidRequest((FieldViolation("chat", "nobody has nothing to say"),))
+            return messages[-1].content.encode() or b"."
         case None:
             raise ValueError("a request is validated before it is rendered")
 
@@ -257,3 +285,15 @@ def _answer(prompt: bytes, ignore_eos: bool) -> Iterator[int]:
         yield from prompt
         if not ignore_eos:
             yield END_OF_TEXT
+
+
+def scripted_token_bytes(token_id: int) -> bytes:
+    """The byte that a token is."""
+    return b"" if token_id == END_OF_TEXT else bytes((token_id,))
+
+
+def scripted_logprobs(token_id: int, likeliest: int) -> tuple[list[int], list[float]]:
+    """A token's row: see the top of the file."""
+    others = [(token_id - i) % VOCABULARY for i in range(likeliest)]
+    own = -token_id / 1024
+    return [token_id, *others], [own, *(own - i for i in range(likeliest))]

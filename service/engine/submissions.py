@@ -18,30 +18,32 @@ class Submissions:
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: list[tuple[Any, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
         self._window: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
 
-    async def add(self, request: Any) -> None:
-        """Send a request, now or soon. Raises what `send` raises.
+    async def add(self, *requests: Any) -> None:
+        """Send a request, or several that belong together, now or soon. Raises what `send` raises.
 
         Whoever no longer waits has sent it all the same, unless that raises.
         """
         loop = asyncio.get_running_loop()
         if self._window is None:
             self._window = loop.call_later(WINDOW_S, self._close_window)
-            await self._send(request)
+            for request in requests:
+                await self._send(request)
             return
         sent: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((request, sent))
+        self._waiting.append((requests, sent))
         await sent
 
     async def flush(self) -> None:
         """Send what waits, ahead of whatever is sent behind this."""
         waiting, self._waiting = self._waiting, []
-        for request, sent in waiting:
+        for requests, sent in waiting:
             try:
-                await self._send(request)
+                for request in requests:
+                    await self._send(request)
             except Exception as error:
                 if not sent.done():
                     sent.set_exception(error)

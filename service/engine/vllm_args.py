@@ -78,6 +78,8 @@ def engine_arguments(
 
     arguments: dict[str, Any] = {
         "scheduler_cls": STREAM_SCHEDULER,
+        # Why this one: `structured_output`.
+        "structured_outputs_config": {"backend": "guidance"},
         "use_tqdm_on_load": progress_bars,
     }
     if model == DEMO:

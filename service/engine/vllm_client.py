@@ -9,6 +9,7 @@ the client's constructor starts the process and waits for it; `add_request_async
 import asyncio
 import multiprocessing
 import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from service.domain import (
     EngineOutput,
     FinishReason,
     GenerationRequest,
+    LogprobRows,
     ModelCard,
     SchedulerReport,
 )
@@ -32,6 +34,7 @@ from service.engine.processes import end_engine_processes
 from service.engine.protocol import Progress, RenderedRequest
 from service.engine.submissions import Submissions
 from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
+from service.engine.vllm_choices import choice_of
 from service.engine.vllm_log import EngineLog
 from service.errors import EngineDead, EngineStartFailed
 
@@ -87,6 +90,13 @@ class VllmBatch:
         """Prompt tokens found in the prefix cache, in a request's first output; else None."""
         stats = cast("EngineCoreOutput", output).prefill_stats
         return None if stats is None else int(stats.num_cached_tokens)
+
+    def logprobs(self, output: EngineOutput) -> LogprobRows:
+        """See `EngineBatch.logprobs`."""
+        rows = cast("EngineCoreOutput", output).new_logprobs
+        if rows is None:
+            raise RuntimeError("the engine told no log-probabilities of its tokens")
+        return LogprobRows(rows.logprob_token_ids.tolist(), rows.logprobs.tolist())
 
 
 class VllmEngine:
@@ -177,6 +187,7 @@ class VllmEngine:
         from vllm.v1.engine.input_processor import InputProcessor
         from vllm.v1.executor import Executor
 
+        from service.engine.vllm_chat import has_chat_template
         from service.engine.vllm_rendering import VllmRenderer
 
         report("reading the model's configuration")
@@ -209,6 +220,8 @@ class VllmEngine:
             context_length=config.model_config.max_model_len,
             vocab_size=config.model_config.get_vocab_size(),
             has_tokenizer=renderer.tokenizer is not None,
+            has_chat_template=has_chat_template(renderer),
+            max_logprobs=_most_logprobs(config.model_config.max_logprobs),
         )
 
     @property
@@ -222,13 +235,17 @@ class VllmEngine:
         assert self._renderer is not None
         return await self._renderer.render(engine_id, request)
 
-    async def submit(self, rendered: RenderedRequest) -> None:
-        """Hand the request to the engine's queue. Raises `EngineDead`."""
+    def choice(self, rendered: RenderedRequest, engine_id: str, index: int) -> RenderedRequest:
+        """See `EngineClient.choice`."""
+        return choice_of(rendered, engine_id, index)
+
+    async def submit(self, *rendered: RenderedRequest) -> None:
+        """Hand a request, or its choices, to the engine's queue. Raises `EngineDead`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             self._alive.ensure_alive()
-            await self._submissions.add(rendered.handle)
+            await self._submissions.add(*(one.handle for one in rendered))
         except EngineDeadError as dead:
             raise EngineDead from dead
 
@@ -307,6 +324,11 @@ class VllmEngine:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
+
+
+def _most_logprobs(configured: int) -> int:
+    """vLLM's own limit; -1 there is none."""
+    return sys.maxsize if configured == -1 else configured
 
 
 def _report(reports: Sequence[Mapping[str, Any]]) -> SchedulerReport:

@@ -1,8 +1,9 @@
 """From a request to what vLLM's engine process takes: tokens, sampling parameters, a decoder.
 
-Tokenizing runs on vLLM's own renderer threads, off the event loop. The caller has been through
+Tokenizing runs on vLLM's own renderer threads, and what a structured output asks for is read on a
+thread of its own (`structured_output`): off the event loop. The caller has been through
 `admission.validation`; what is refused here is what only vLLM can see, such as a text that is too
-long once it is tokens.
+long once it is tokens, or what a chat template does not take.
 """
 
 import time
@@ -23,9 +24,19 @@ from vllm.v1.engine.detokenizer import (
 )
 from vllm.v1.engine.input_processor import InputProcessor
 
-from service.domain import GenerationRequest, Priority, SamplingOptions, TextPrompt, TokensPrompt
+from service.domain import (
+    ChatPrompt,
+    GenerationRequest,
+    Priority,
+    Prompt,
+    SamplingOptions,
+    TokensPrompt,
+)
 from service.engine.byte_level import ByteLevelDecoder, ByteLevelVocabulary
 from service.engine.protocol import RenderedRequest
+from service.engine.structured_output import FormChecker, as_vllm_has_it
+from service.engine.vllm_chat import ChatRenderer
+from service.engine.vllm_tokens import DecodedTokens
 from service.errors import FieldViolation, InvalidRequest
 from service.stream.text import TokenDecoder
 
@@ -46,7 +57,10 @@ _PLAIN_OPTIONS = (
     "frequency_penalty",
     "repetition_penalty",
     "seed",
+    "logprobs",
 )
+
+_MOST_OF_A_REASON = 200  # characters of what vLLM says
 
 
 class VllmDecoder:
@@ -95,41 +109,66 @@ class VllmRenderer:
         end_of_text = self._renderer.get_eos_token_id()
         self._renderer.get_eos_token_id = lambda: end_of_text
         self._bytes = _byte_level(self._renderer.tokenizer, self._model_config.get_vocab_size())
+        self._token_bytes: Callable[[int], bytes] = (
+            DecodedTokens(self._renderer.tokenizer).__getitem__
+            if self._bytes is None
+            else self._bytes.bytes.__getitem__
+        )
+        self._chat = ChatRenderer(self._renderer)
+        self._forms = FormChecker(processor)
 
     def close(self) -> None:
         """End the renderer's threads."""
         self._renderer.shutdown()
+        self._forms.close()
 
     async def render(self, engine_id: str, request: GenerationRequest) -> RenderedRequest:
         """See `EngineClient.render`."""
-        field, prompt = "sampling", request.prompt
+        field, prompt, form = "sampling", request.prompt, request.sampling.structured_output
+        assert prompt is not None  # it was validated
         try:
             params = self.sampling_params(request.sampling, _said(request))
-            field = "text" if isinstance(prompt, TextPrompt) else "token_ids.ids"
-            if isinstance(prompt, TokensPrompt):
-                # What vLLM's renderer makes of checked token ids, without its 50 µs.
-                engine_input = tokens_input(list(prompt.token_ids))
-                engine_input["arrival_time"] = time.time()
-            else:
-                parsed = parse_model_prompt(self._model_config, prompt.text if prompt else "")
-                (engine_input,) = await self._renderer.render_cmpl_async([parsed])
-            core_request: EngineCoreRequest = self._processor.process_inputs(
+            if form is not None:
+                field = form.path
+                await self._forms.check(form, params)
+            field = prompt.path
+            engine_input = await self._engine_input(prompt)
+            process = partial(
+                self._processor.process_inputs,
                 request_id=engine_id,
                 prompt=engine_input,
                 params=params,
                 supported_tasks=("generate",),
             )
+            # vLLM reads a form once more.
+            core_request: EngineCoreRequest = (
+                process() if form is None else await self._forms.run(process)
+            )
         except VLLMClientError as refused:
             # Not its str(): that repeats the value, which is the caller's text. The first line
             # has no internals.
             why = str(refused.args[0] if refused.args else refused).partition("\n")[0]
+            why = why[:_MOST_OF_A_REASON] or "is refused"
             raise InvalidRequest((FieldViolation(field, why),)) from refused
         core_request.external_req_id = engine_id
         return RenderedRequest(
             prompt_token_count=len(core_request.prompt_token_ids or ()),
             make_decoder=self._decoder_factory(core_request),
             handle=core_request,
+            token_bytes=self._token_bytes,
         )
+
+    async def _engine_input(self, prompt: Prompt) -> Any:
+        if isinstance(prompt, TokensPrompt):
+            # What vLLM's renderer makes of checked token ids, without its 50 µs.
+            engine_input = tokens_input(list(prompt.token_ids))
+            engine_input["arrival_time"] = time.time()
+            return engine_input
+        if isinstance(prompt, ChatPrompt):
+            return await self._chat.render(prompt)
+        parsed = parse_model_prompt(self._model_config, prompt.text)
+        (rendered,) = await self._renderer.render_cmpl_async([parsed])
+        return rendered
 
     def sampling_params(
         self, options: SamplingOptions, extra_args: dict[str, Any] | None = None
@@ -145,6 +184,10 @@ class VllmRenderer:
                 chosen[name] = value
         if options.max_tokens is not None:
             chosen["max_tokens"] = options.max_tokens
+        if options.logit_bias:
+            chosen["logit_bias"] = dict(options.logit_bias)
+        if options.structured_output is not None:
+            chosen["structured_outputs"] = as_vllm_has_it(options.structured_output)
         return SamplingParams(
             **chosen,
             stop_token_ids=list(options.stop_token_ids),

@@ -30,7 +30,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus
 
-from service.engine_core import control
+from service.engine_core import control, grammars
 from service.engine_core.counts import SchedulerCounts
 from service.engine_core.fair_shares import FairShares
 from service.engine_core.making_room import Cache, RoomMaker
@@ -385,3 +385,4 @@ class StreamScheduler(AsyncScheduler):
 
 
 control.install()
+grammars.install()

@@ -10,8 +10,9 @@ from functools import partial
 import structlog
 
 from service.errors import IdNotNew, IdUnknown, RequestFailed, ServiceError
+from service.generation import Generation
 from service.pipeline import Pipeline
-from service.session.frame import ActionKind, Credit, Resume, Start
+from service.session.frame import ActionKind, Credit, Resume, Start, tag_of
 from service.session.session import Session
 
 _log = structlog.get_logger(__name__)
@@ -120,10 +121,20 @@ class SessionDriver:
         except ServiceError as error:
             session.not_opened(request_id, error)
         else:
-            reader = self._pipeline.read(generation, session, request_id)
-            session.opened(request_id, generation, reader)
+            self._read(request_id, generation)
             if request_id in self._cancel_when_opened:
                 self._pipeline.cancel_generation(generation)
+
+    def _read(self, request_id: int, generation: Generation) -> None:
+        session, read = self.session, self._pipeline.read
+        if not generation.choices:
+            session.opened(request_id, generation, read(generation, session, request_id))
+            return
+        readers = [
+            read(choice, session, tag_of(request_id, choice.choice_index))
+            for choice in generation.choices
+        ]
+        session.opened_several(request_id, readers, generation)
 
     def _done_opening(self, request_id: int, task: "asyncio.Task[None]") -> None:
         """Clean up, also behind a task that was cancelled before it ever ran."""

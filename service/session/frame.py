@@ -49,12 +49,33 @@ class Credit:
     token_limits: Sequence[int]
 
 
-class Frame:
-    """One message; the deltas' tags are the requests' ids."""
+# A choice's tag has its request's id, and above that its index plus one.
+_ID_BITS = 32
+LARGEST_ID = (1 << _ID_BITS) - 1
 
-    __slots__ = ("deltas", "failed", "finished", "rejected", "started")
+
+def tag_of(request_id: int, choice_index: int) -> int:
+    """The tag of a choice of a request that has several."""
+    return request_id | choice_index + 1 << _ID_BITS
+
+
+def id_of(tag: int) -> int:
+    """The request that a tag is of."""
+    return tag & LARGEST_ID
+
+
+def choice_of(tag: int) -> int:
+    """The index of the choice that a tag is of."""
+    return max(0, (tag >> _ID_BITS) - 1)
+
+
+class Frame:
+    """One message. The deltas' tags are the requests' ids, but of those with `several` choices."""
+
+    __slots__ = ("deltas", "failed", "finished", "rejected", "several", "started")
 
     def __init__(self) -> None:
+        self.several = False  # whether a tag may be that of a choice
         self.deltas = DeltaColumns()
         self.started: list[tuple[int, Started]] = []
         self.finished: list[tuple[int, Finished]] = []

@@ -9,8 +9,10 @@ Rules:
    the frame is full; then those that were left out come first in the next one. So nobody waits
    longer than all others' deltas take.
 3. While a frame is being written, what comes merges into the next one.
-4. A request that fails, and a message that cannot be followed, are told for their id alone.
-5. The session is over when its caller has closed its side and no request is left, or when the
+4. A request with several choices is read by as many readers. It has one start, an end for each
+   choice, and one failure.
+5. A request that fails, and a message that cannot be followed, are told for their id alone.
+6. The session is over when its caller has closed its side and no request is left, or when the
    call breaks; then each request is left, and ends or detaches as it asked.
 
 Bounds: the gate's limit of requests, and the directory's of streams to read on; `MOST_NOTICES`
@@ -19,18 +21,20 @@ until it takes them; of one message with more ids than that, the rest goes unsai
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from service.choices import all_failures_told, leave_together
 from service.errors import IdNotNew, IdUnknown, RequestFailed, ServiceError
 from service.generation import Generation
-from service.session.frame import ActionKind, Credit, Frame
+from service.session.frame import ActionKind, Credit, Frame, id_of, tag_of
 from service.stream.reader import StreamReader
 
 _log = structlog.get_logger(__name__)
 
 MOST_TOKENS_PER_FRAME = 8192
+MOST_LOGPROBS_PER_FRAME = 512  # tokens, each with up to 20 others
 MOST_NOTICES = 1024
 
 
@@ -46,7 +50,9 @@ class Session:
         self._tell_starts_soon = tell_starts_soon
         self._last_id = 0
         self._opening: set[int] = set()
+        # By the readers' tags: the request's id or, with several choices, those of `tag_of`.
         self._reading: dict[int, tuple[Generation, StreamReader]] = {}
+        self._several: dict[int, Generation] = {}  # a choice of each request that has several
         self._limits: dict[int, int] = {}  # credit that came while the request was being opened
         self._ready: deque[StreamReader] = deque()
         self._notices = Frame()
@@ -76,6 +82,20 @@ class Session:
             reader.grant(limit)
         self._tell_starts_soon()
 
+    def opened_several(
+        self, request_id: int, readers: Sequence[StreamReader], first: Generation
+    ) -> None:
+        """As `opened`, with a reader for each choice, in their order."""
+        self._opening.discard(request_id)
+        self._several[request_id] = first
+        limit = self._limits.pop(request_id, None)
+        for choice, reader in zip(first.choices, readers, strict=True):
+            self._reading[reader.tag] = (choice, reader)
+            if limit is not None:
+                reader.grant(limit)
+        self._notices.started.append((request_id, first.started()))
+        self._tell_starts_soon()
+
     def tell_starts(self) -> None:
         """Make a frame of the requests that have started, if none took them along."""
         if self._notices.started:
@@ -92,12 +112,16 @@ class Session:
 
     def is_open(self, request_id: int) -> bool:
         """Whether a request is being opened or read."""
-        return request_id in self._reading or request_id in self._opening
+        return (
+            request_id in self._reading
+            or request_id in self._opening
+            or request_id in self._several
+        )
 
     def generation(self, request_id: int) -> Generation | None:
-        """A request that is being read."""
+        """A request that is being read; of several choices, one."""
         reading = self._reading.get(request_id)
-        return None if reading is None else reading[0]
+        return self._several.get(request_id) if reading is None else reading[0]
 
     def grant(self, credit: Credit) -> None:
         """Let more be delivered."""
@@ -105,6 +129,10 @@ class Session:
             reading = self._reading.get(request_id)
             if reading is not None:
                 reading[1].grant(limit)
+            elif request_id in self._several:
+                for choice in self._several[request_id].choices:
+                    if choice.reader is not None:
+                        choice.reader.grant(limit)
             elif request_id in self._opening:
                 self._limits[request_id] = max(limit, self._limits.get(request_id, 0))
             elif not self.is_full:  # one message can have any number of ids
@@ -119,6 +147,8 @@ class Session:
         if reading is not None:
             generation, reader = reading
             generation.leave(reader)
+        elif request_id in self._several:
+            self._leave_several(request_id, None)
         self._wake()
 
     def reject(self, request_id: int, action: ActionKind, why: ServiceError) -> None:
@@ -154,6 +184,12 @@ class Session:
         """See `Sink.broken_off`. Told at once, so that readers that come and go are bounded too."""
         reading = self._reading.get(reader.tag)
         if reading is not None and reading[1] is reader and reader.broken is not None:
+            if reading[0].choices:
+                request_id = id_of(reader.tag)
+                self._leave_several(request_id, reader.broken)
+                self._notices.failed.append((request_id, reader.broken))
+                self._wake()
+                return
             del self._reading[reader.tag]
             reading[0].leave(reader)
             self._notices.failed.append((reader.tag, reader.broken))
@@ -167,12 +203,13 @@ class Session:
             return None
         self._idle = self._starts_are_due = False
         frame, self._notices = notices, Frame()
+        frame.several = bool(self._several)
         for request_id, _ in frame.started:
             if request_id in self._reading:
                 self._reading[request_id][0].known = True
         ready, self._ready = self._ready, deque()
         deltas = frame.deltas
-        token_ids = deltas.token_ids
+        token_ids, logprobs = deltas.token_ids, deltas.logprobs
         while ready:
             reader = ready.popleft()
             if reader.closed:
@@ -185,7 +222,7 @@ class Session:
                 continue
             if exhausted:
                 self._end(frame, reader)
-            if len(token_ids) >= MOST_TOKENS_PER_FRAME:
+            if len(token_ids) >= MOST_TOKENS_PER_FRAME or len(logprobs) >= MOST_LOGPROBS_PER_FRAME:
                 ready.extend(self._ready)
                 self._ready = ready
                 break
@@ -195,6 +232,7 @@ class Session:
     def leave(self, because: ServiceError | None = None) -> None:
         """Leave all requests: the call has ended, by itself or `because` it was broken off."""
         self._opening.clear()
+        self._several.clear()
         reading, self._reading = self._reading, {}
         for generation, reader in reading.values():
             if because is not None:
@@ -205,8 +243,11 @@ class Session:
         reading = self._reading.get(reader.tag)
         if reading is None or reading[1] is not reader:
             return
-        del self._reading[reader.tag]
         generation = reading[0]
+        if generation.choices:
+            self._end_choice(frame, generation, reader)
+            return
+        del self._reading[reader.tag]
         generation.complete()
         failure = reader.stream.failure
         if failure is None:
@@ -214,3 +255,22 @@ class Session:
         else:
             frame.failed.append((reader.tag, failure))
         generation.leave(reader)
+
+    def _end_choice(self, frame: Frame, choice: Generation, reader: StreamReader) -> None:
+        request_id, failure = id_of(reader.tag), reader.stream.failure
+        if failure is None:
+            del self._reading[reader.tag]
+            choice.complete()
+            frame.finished.append((request_id, choice.finished()))
+            choice.leave(reader)
+            if all(c.reader is None for c in choice.choices):
+                del self._several[request_id]
+        elif all_failures_told(choice):
+            self._leave_several(request_id, failure)
+            frame.failed.append((request_id, failure))
+
+    def _leave_several(self, request_id: int, because: ServiceError | None) -> None:
+        choice = self._several.pop(request_id)
+        for index in range(len(choice.choices)):
+            self._reading.pop(tag_of(request_id, index), None)
+        leave_together(choice, because)

@@ -2,11 +2,25 @@
 
 from collections.abc import Sequence
 
+from service.domain import TokenLogprobs
+
 
 class DeltaColumns:
-    """What one message has for all its readers; `token_ids` holds the deltas' tokens in order."""
+    """What one message has for all its readers; `token_ids` holds the deltas' tokens in order.
 
-    __slots__ = ("first_token_indexes", "tags", "texts", "token_counts", "token_ids")
+    So does `logprobs`, and `logprob_counts` says how many a delta has; it can end early: the
+    deltas behind its end have none.
+    """
+
+    __slots__ = (
+        "first_token_indexes",
+        "logprob_counts",
+        "logprobs",
+        "tags",
+        "texts",
+        "token_counts",
+        "token_ids",
+    )
 
     def __init__(self) -> None:
         self.tags: list[int] = []
@@ -14,9 +28,22 @@ class DeltaColumns:
         self.token_counts: list[int] = []
         self.texts: list[str] = []
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self.logprob_counts: list[int] = []
 
-    def add(self, tag: int, first: int, token_ids: Sequence[int], text: str) -> None:
+    def add(
+        self,
+        tag: int,
+        first: int,
+        token_ids: Sequence[int],
+        text: str,
+        logprobs: Sequence[TokenLogprobs] = (),
+    ) -> None:
         """Add one reader's delta."""
+        if logprobs:
+            self.logprob_counts += [0] * (len(self.tags) - len(self.logprob_counts))
+            self.logprob_counts.append(len(logprobs))
+            self.logprobs.extend(logprobs)
         self.tags.append(tag)
         self.first_token_indexes.append(first)
         self.token_counts.append(len(token_ids))

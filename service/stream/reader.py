@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
-from service.domain import DeliveryOptions, Delta
+from service.domain import DeliveryOptions, Delta, TokenLogprobs
 from service.errors import ServiceError
 from service.stream.columns import DeltaColumns
 from service.stream.pacing import DelayGrid
@@ -32,6 +32,7 @@ from service.stream.token_stream import NEVER, TokenStream
 
 # A message stays far below any limit on its size, and making it does not hold up the others.
 MOST_TOKENS_PER_MESSAGE = 1024
+MOST_LOGPROBS_PER_MESSAGE = 128  # tokens, each with up to 20 others
 
 
 class Sink(Protocol):
@@ -110,10 +111,13 @@ class StreamReader:
         self._grid = grid
         self._sink = sink
         self._most = delivery.max_tokens_per_message or MOST_TOKENS_PER_MESSAGE
+        if stream.logprobs is not None:
+            self._most = min(self._most, MOST_LOGPROBS_PER_MESSAGE)
         self._delay_ms = (
             None if delivery.max_delay_s is None else round(delivery.max_delay_s * 1000)
         )
-        self._plain = not rules.strings  # no text is held back for a stop string
+        # No text is held back for a stop string, and tokens are all there is.
+        self._plain = not rules.strings and stream.logprobs is None
         self._limit = NEVER if delivery.credit is None else position + delivery.credit
         self._due_at_ms = 0
         self._seen_progress: tuple[int, int] | None = None
@@ -193,7 +197,8 @@ class StreamReader:
             self._wait_or_ready(1)
             return None
         token_ids = self._slice(end)
-        delta = Delta(position, token_ids, self._decode(token_ids))
+        logprobs = () if stream.logprobs is None else self._logprobs(end)
+        delta = Delta(position, token_ids, self._decode(token_ids), logprobs)
         self._after_message(end)
         return delta
 
@@ -266,6 +271,7 @@ class StreamReader:
     def _take_of_ended(self, end: int) -> Delta | None:
         stream, position, text = self.stream, self.position, self._text
         token_ids: Sequence[int] = self._slice(end) if end > position else ()
+        logprobs = self._logprobs(end) if token_ids and stream.logprobs is not None else ()
         if end == stream.count and stream.end_came_with_token:
             self.position = end
             self.exhausted = True
@@ -274,12 +280,12 @@ class StreamReader:
             last = text.take_last(
                 token_ids, last_is_stop=stream.last_is_stop, upto=stream.characters
             )
-            return Delta(position, token_ids, last)
+            return Delta(position, token_ids, last, logprobs)
         if token_ids:
             self.position = end
             if end < min(stream.count, self._limit) or end == stream.count or stream.failure:
                 self.wake()
-            return Delta(position, token_ids, self._decode(token_ids))
+            return Delta(position, token_ids, self._decode(token_ids), logprobs)
         if position < stream.count and stream.failure is None:
             return None  # until `grant`
         self.exhausted = True
@@ -289,6 +295,11 @@ class StreamReader:
     def _slice(self, end: int) -> Sequence[int]:
         first = self.stream.first_kept
         return self.stream.tokens[self.position - first : end - first]
+
+    def _logprobs(self, end: int) -> Sequence[TokenLogprobs]:
+        column, first = self.stream.logprobs, self.stream.first_kept
+        assert column is not None
+        return column.take(self.position - first, end - first)
 
     def _after_message(self, position: int) -> None:
         self.position = position

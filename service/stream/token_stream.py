@@ -17,9 +17,9 @@ Rules:
 3. Whoever wants to know how far the reader has come is told every `tell_every` tokens, at first
    more often (`tell_first`, and half a token more for each that was read), and when a new reader
    begins further back.
-4. Bound: four bytes a token, at most the request's `max_tokens`; the engine stops there by itself,
-   so it is never full. A stream that can be resumed keeps all its tokens, any other forgets those
-   that its reader has taken.
+4. Bound: four bytes a token, and what `logprobs` says where those were asked for, at most the
+   request's `max_tokens`; the engine stops there by itself, so it is never full. A stream that can
+   be resumed keeps all its tokens, any other forgets those that its reader has taken.
 """
 
 import sys
@@ -27,8 +27,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from service.domain import EngineAccount, EngineFinish, FinishReason
+from service.domain import EngineAccount, EngineFinish, FinishReason, LogprobRows
 from service.errors import ServiceError
+from service.stream.logprobs import LogprobColumn
 from service.stream.stop_strings import StopWatch
 
 _CANCELLED = EngineFinish(FinishReason.CANCELLED)
@@ -48,7 +49,7 @@ class Wakeable(Protocol):
 class TokenStream:
     """See the rules above. `keep_all`: whether it can be resumed; `on_end` is called once.
 
-    `on_progress` is told the reader's position.
+    `on_progress` is told the reader's position. `logprobs`: None if the request asked for none.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class TokenStream:
         "first_token_at",
         "keep_all",
         "last_is_stop",
+        "logprobs",
         "tell_at",
         "tokens",
         "wake_at",
@@ -86,6 +88,7 @@ class TokenStream:
         on_progress: Callable[[int], None] | None = None,
         tell_every: int = 1,
         tell_first: int = 1,
+        logprobs: LogprobColumn | None = None,
     ) -> None:
         self._clock = clock
         self._stop_watch = stop_watch
@@ -97,6 +100,7 @@ class TokenStream:
         self._reader: Wakeable | None = None
         self._characters: int | None = None
         self.keep_all = keep_all
+        self.logprobs = logprobs
         # The tokens from index `first_kept` on; `count` are there in all.
         self.tokens = array("I")
         self.first_kept = 0
@@ -155,6 +159,11 @@ class TokenStream:
             self._reader.wake()
         return stop
 
+    def take_logprobs(self, rows: LogprobRows) -> None:
+        """Take those of the tokens of the next push."""
+        if self.logprobs is not None and not self.ended:
+            self.logprobs.add(rows)
+
     def cancel(self) -> bool:
         """End the generation on purpose; what was decoded is delivered. False if it had ended."""
         if self.ended:
@@ -182,6 +191,8 @@ class TokenStream:
         if not self.keep_all:
             del self.tokens[:]
             self.first_kept = self.count
+            if self.logprobs is not None:
+                self.logprobs.forget()
 
     def _end(self) -> None:
         self.ended = True

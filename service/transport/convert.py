@@ -6,6 +6,8 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from service.domain import (
+    ChatMessage,
+    ChatPrompt,
     DeliveryOptions,
     Delta,
     Event,
@@ -18,7 +20,9 @@ from service.domain import (
     Prompt,
     SamplingOptions,
     Started,
+    StructuredOutput,
     TextPrompt,
+    TokenLogprobs,
     TokensPrompt,
 )
 from tokenstream.v1 import generation_pb2, model_pb2
@@ -46,26 +50,47 @@ _PRIORITIES = {
 }
 
 _DELIVERY = DeliveryOptions()
+_NO_BIAS: dict[int, float] = {}
 
-# A repeated field has a length, not a presence.
-_LISTS = ("stop", "stop_token_ids")
+# What is more than one value.
+_COMPOUND = ("stop", "stop_token_ids", "logit_bias", "structured_output")
 
 
-def to_request(message: generation_pb2.GenerateRequest) -> GenerationRequest:
-    """The request that a message describes."""
+def to_request(message: generation_pb2.GenerateRequest, trace_id: str = "") -> GenerationRequest:
+    """The request that a message describes. `trace_id`: of the trace that it came in."""
     options = message.sampling
-    chosen = {f.name: value for f, value in options.ListFields() if f.name not in _LISTS}
+    chosen = {f.name: value for f, value in options.ListFields() if f.name not in _COMPOUND}
     return GenerationRequest(
         prompt=_prompt(message),
         model=message.model,
         sampling=SamplingOptions(
-            **chosen, stop=tuple(options.stop), stop_token_ids=tuple(options.stop_token_ids)
+            **chosen,
+            stop=tuple(options.stop),
+            stop_token_ids=tuple(options.stop_token_ids),
+            logit_bias=dict(options.logit_bias) if options.logit_bias else _NO_BIAS,
+            structured_output=_structured_output(options),
         ),
         delivery=to_delivery(message.stream) if message.HasField("stream") else _DELIVERY,
         client_request_id=message.client_request_id,
         size_bytes=message.ByteSize(),
         priority=_PRIORITIES.get(message.priority, Priority.UNKNOWN),
+        trace_id=trace_id,
     )
+
+
+def _structured_output(options: generation_pb2.SamplingOptions) -> StructuredOutput | None:
+    if not options.HasField("structured_output"):
+        return None
+    form = options.structured_output
+    match form.WhichOneof("form"):
+        case "json_object":
+            return StructuredOutput(json_object=form.json_object)
+        case "json_schema":
+            return StructuredOutput(json_schema=form.json_schema)
+        case "regex":
+            return StructuredOutput(regex=form.regex)
+        case _:
+            return StructuredOutput()
 
 
 def _prompt(message: generation_pb2.GenerateRequest) -> Prompt | None:
@@ -74,6 +99,10 @@ def _prompt(message: generation_pb2.GenerateRequest) -> Prompt | None:
             return TextPrompt(message.text)
         case "token_ids":
             return TokensPrompt(message.token_ids.ids)  # not copied before it is checked
+        case "chat":
+            return ChatPrompt(
+                tuple(ChatMessage(m.role, m.content, m.name) for m in message.chat.messages)
+            )
         case _:
             return None
 
@@ -105,6 +134,8 @@ def event_encoder(message: type[_Response]) -> Callable[[Event], _Response]:
             delta.first_token_index = event.first_token_index
             delta.token_ids.extend(event.token_ids)
             delta.text = event.text
+            if event.logprobs:
+                delta.logprobs.extend(map(from_logprobs, event.logprobs))
         elif isinstance(event, Started):
             response.started.CopyFrom(from_started(event))
         else:
@@ -112,6 +143,18 @@ def event_encoder(message: type[_Response]) -> Callable[[Event], _Response]:
         return response
 
     return encode
+
+
+def from_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:
+    """The message for one token's log-probabilities."""
+    return generation_pb2.TokenLogprobs(
+        logprob=logprobs.logprob,
+        token=logprobs.token,
+        likeliest=[
+            generation_pb2.LikelyToken(token_id=token_id, logprob=logprob, token=token)
+            for token_id, logprob, token in logprobs.likeliest
+        ],
+    )
 
 
 def from_started(event: Started) -> generation_pb2.Started:
@@ -127,6 +170,7 @@ def from_started(event: Started) -> generation_pb2.Started:
 def from_finished(event: Finished) -> generation_pb2.Finished:
     """The message for a generation's end."""
     message = generation_pb2.Finished(
+        choice_index=event.choice_index,
         reason=_FINISH_REASONS[event.finish.reason],
         usage=generation_pb2.Usage(
             prompt_tokens=event.usage.prompt_tokens,
@@ -164,6 +208,8 @@ def from_model(card: ModelCard) -> model_pb2.Model:
     capabilities = [model_pb2.CAPABILITY_TOKEN_IDS_PROMPT]
     if card.has_tokenizer:
         capabilities.insert(0, model_pb2.CAPABILITY_TEXT_PROMPT)
+    if card.has_chat_template:
+        capabilities.append(model_pb2.CAPABILITY_CHAT)
     return model_pb2.Model(
         id=card.id,
         context_length=card.context_length,

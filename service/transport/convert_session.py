@@ -3,8 +3,8 @@
 from google.protobuf.message import Message
 
 from service.errors import ServiceError
-from service.session.frame import ActionKind, Credit, Frame
-from service.transport.convert import from_finished, from_started
+from service.session.frame import ActionKind, Credit, Frame, choice_of, id_of
+from service.transport.convert import from_finished, from_logprobs, from_started
 from service.transport.status import to_status
 from tokenstream.v1 import generation_pb2
 
@@ -38,11 +38,21 @@ def from_frame(frame: Frame) -> generation_pb2.SessionResponse:
     columns = frame.deltas
     if columns.tags:
         deltas = message.deltas
-        deltas.ids.extend(columns.tags)
+        if frame.several:
+            deltas.ids.extend(map(id_of, columns.tags))
+            choice_indexes = [choice_of(tag) for tag in columns.tags]
+            if any(choice_indexes):
+                deltas.choice_indexes.extend(choice_indexes)
+        else:
+            deltas.ids.extend(columns.tags)
         deltas.first_token_indexes.extend(columns.first_token_indexes)
         deltas.token_counts.extend(columns.token_counts)
         deltas.token_ids.extend(columns.token_ids)
         deltas.texts.extend(columns.texts)
+        if columns.logprobs:
+            deltas.logprobs.extend(map(from_logprobs, columns.logprobs))
+            counts = columns.logprob_counts
+            deltas.logprob_counts.extend(counts + [0] * (len(columns.tags) - len(counts)))
     for request_id, finished in frame.finished:
         message.finished.add(id=request_id, finished=from_finished(finished))
     for request_id, failure in frame.failed:

@@ -11,9 +11,11 @@ from service.errors import ServiceError, TooManySessions
 from service.pipeline import Pipeline
 from service.transport.authentication import Authenticator
 from service.transport.call_sink import CallSink
+from service.transport.choices_sink import ChoicesSink
 from service.transport.convert import event_encoder, to_delivery, to_request
 from service.transport.session_call import SessionCall
 from service.transport.status import StatusError, end_with, status_boundary
+from service.transport.trace_context import trace_id_in
 from service.transport.wakeup import Turns
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
 
@@ -59,12 +61,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             with status_boundary():
                 with self._refusals_counted():
-                    caller = self._authenticator.caller_of(context.invocation_metadata())
-                    wanted = to_request(request)
+                    metadata = context.invocation_metadata()
+                    caller = self._authenticator.caller_of(metadata)
+                    wanted = to_request(request, trace_id_in(metadata))
                     validation.check_without_credit(wanted.delivery)
                 generation = await self._pipeline.open(
                     wanted, caller.tenant, context.time_remaining()
                 )
+                if generation.choices:
+                    several = ChoicesSink(self._turns)
+                    for choice in generation.choices:
+                        self._pipeline.read(choice, several, choice.choice_index)
+                    await several.write_out(generation, context, _generate_response)
+                    return
                 sink = CallSink(self._turns)
                 reader = self._pipeline.read(generation, sink)
                 await sink.write_out(generation, reader, context, _generate_response)

@@ -21,6 +21,7 @@ from service.session.frame import ActionKind, Resume, Start
 from service.transport.authentication import Authenticator
 from service.transport.convert import to_delivery, to_request
 from service.transport.convert_session import from_frame, timeout_of, to_credit
+from service.transport.trace_context import trace_id_of
 from service.transport.wakeup import Wakeup
 from tokenstream.v1 import generation_pb2
 
@@ -103,9 +104,11 @@ class SessionCall:
         session = self._driver.session
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
-                self._follow(message)
-                while session.is_full:
-                    await self._room.wait()
+                several = message.HasField("batch")
+                for request in message.batch.requests if several else (message,):
+                    self._follow(request)
+                    while session.is_full:
+                        await self._room.wait()
         except DecodeError as error:
             why = FieldViolation("", "the message cannot be decoded")
             raise InvalidRequest((why,)) from error
@@ -146,9 +149,8 @@ class SessionCall:
         except Unauthenticated as error:
             self._driver.refuse(start.id, ActionKind.START, error)
             return
-        self._driver.start(
-            Start(start.id, to_request(start.request), caller.tenant, timeout_of(start))
-        )
+        request = to_request(start.request, trace_id_of(start.traceparent))
+        self._driver.start(Start(start.id, request, caller.tenant, timeout_of(start)))
 
     def _resume(self, resume: generation_pb2.SessionResume) -> None:
         request = resume.request

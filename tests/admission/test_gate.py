@@ -122,3 +122,20 @@ def test_what_a_full_gate_advises_follows_the_streams_that_ended(
     assert advice() == pytest.approx(5.0)
     # Those two took no time: the mean has moved a tenth of the way, twice.
     assert advice() == pytest.approx(10 * 0.9 * 0.9 / 2)
+
+
+def test_room_for_several_is_there_or_not_and_waits_for_as_many_as_are_missing(
+    clock: FakeClock,
+) -> None:
+    gate = Gate(4, clock)
+    gate.open()
+    with gate.admitted() as ticket:
+        ticket.streamed = True
+        clock.now += 8
+    with gate.admitted(), gate.admitted():
+        gate.check_room(2)
+        with pytest.raises(Overloaded) as full:
+            gate.check_room(4)
+    assert full.value.retry_after_s == 2 * 8 / 4
+    gate.check_room(4)
+    assert gate.held == 0

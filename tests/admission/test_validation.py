@@ -7,6 +7,8 @@ import pytest
 
 from service.admission import validation
 from service.domain import (
+    ChatMessage,
+    ChatPrompt,
     DeliveryOptions,
     GenerationRequest,
     ModelCard,
@@ -14,12 +16,13 @@ from service.domain import (
     Priority,
     Prompt,
     SamplingOptions,
+    StructuredOutput,
     TextPrompt,
     TokensPrompt,
 )
 from service.errors import InvalidRequest, ModelNotFound
 
-MODEL = ModelCard("m", context_length=100, vocab_size=50)
+MODEL = ModelCard("m", context_length=100, vocab_size=50, has_chat_template=True)
 NO_TOKENIZER = dataclasses.replace(MODEL, has_tokenizer=False)
 LIMIT = 1000
 DETACHED = DeliveryOptions(on_disconnect=OnDisconnect.DETACH)
@@ -60,10 +63,19 @@ INSIDE = [
     ("repetition_penalty", 10.0),
     ("seed", 0),
     ("seed", 2**63 - 1),
+    ("n", 1),
+    ("n", 16),
     ("stop", ("s",) * 16),
     ("stop", ("s" * 256,)),
     ("stop_token_ids", (0, 49)),
     ("stop_token_ids", (1,) * 128),
+    ("logprobs", 0),
+    ("logprobs", 20),
+    ("logit_bias", {0: -100.0, 49: 100.0}),
+    ("structured_output", StructuredOutput(json_object=True)),
+    ("structured_output", StructuredOutput(json_schema="s" * 2**16)),
+    ("structured_output", StructuredOutput(regex="r" * 2**12)),
+    ("structured_output", StructuredOutput(regex=" ")),
 ]
 FLOATS = (
     "temperature",
@@ -74,6 +86,9 @@ FLOATS = (
     "repetition_penalty",
 )
 OUTSIDE = [
+    ("n", 0),
+    ("n", 17),
+    ("n", 2**32 - 1),
     ("max_tokens", 0),
     ("max_tokens", 100),
     ("min_tokens", 100),
@@ -97,6 +112,8 @@ OUTSIDE = [
     ("stop_token_ids", (50,)),
     ("stop_token_ids", (-1,)),
     ("stop_token_ids", (1,) * 129),
+    ("logprobs", 21),
+    ("logit_bias", {50: 1.0}),
     *((name, value) for name in FLOATS for value in (NAN, INF, -INF)),
 ]
 
@@ -115,7 +132,97 @@ def test_every_option_with_a_bound_is_tried_on_both_sides() -> None:
     unbounded = {"ignore_eos", "skip_special_tokens", "include_stop"}
     names = {f.name for f in dataclasses.fields(SamplingOptions)} - unbounded
     assert {name for name, _ in INSIDE} == names
-    assert {name for name, _ in OUTSIDE} == names
+    assert {name for name, _ in OUTSIDE} == names - {"structured_output"}  # see BAD_FORMS
+
+
+BAD_FORMS = [
+    (StructuredOutput(), ""),
+    (StructuredOutput(json_object=False), ".json_object"),
+    (StructuredOutput(json_schema=""), ".json_schema"),
+    (StructuredOutput(json_schema="s" * (2**16 + 1)), ".json_schema"),
+    (StructuredOutput(json_schema="\u20ac" * 2**15), ".json_schema"),
+    (StructuredOutput(json_schema="a\0b"), ".json_schema"),
+    (StructuredOutput(regex=""), ".regex"),
+    (StructuredOutput(regex="r" * (2**12 + 1)), ".regex"),
+    (StructuredOutput(regex="a\0b"), ".regex"),
+]
+
+
+@pytest.mark.parametrize(("form", "path"), BAD_FORMS)
+def test_a_form_that_is_none_is_refused_by_name(form: StructuredOutput, path: str) -> None:
+    assert bad_fields(request(structured_output=form)) == ["sampling.structured_output" + path]
+
+
+def test_a_form_does_not_go_with_a_least_number_of_tokens() -> None:
+    form = StructuredOutput(json_object=True)
+    assert bad_fields(request(structured_output=form, min_tokens=0)) == []
+    assert bad_fields(request(structured_output=form, min_tokens=1)) == ["sampling.min_tokens"]
+
+
+def test_a_form_needs_a_tokenizer() -> None:
+    prompt = TokensPrompt((1,))
+    refused = request(prompt, structured_output=StructuredOutput(regex="a"))
+    assert bad_fields(refused, NO_TOKENIZER) == ["sampling.structured_output.regex"]
+
+
+@pytest.mark.parametrize("bias", [-100.1, 100.1, NAN, INF, -INF])
+def test_a_bias_behind_its_bound_is_refused_by_its_tokens_name(bias: float) -> None:
+    assert bad_fields(request(logit_bias={1: 1.0, 7: bias, 8: bias})) == ["sampling.logit_bias[7]"]
+
+
+def test_biases_have_a_most() -> None:
+    model = dataclasses.replace(MODEL, vocab_size=2000)
+    assert bad_fields(request(logit_bias=dict.fromkeys(range(1024), 1.0)), model) == []
+    too_many = request(logit_bias=dict.fromkeys(range(1025), 1.0))
+    assert bad_fields(too_many, model) == ["sampling.logit_bias"]
+
+
+@pytest.mark.parametrize("most", [0, 5])
+def test_an_engine_may_tell_fewer_log_probabilities(most: int) -> None:
+    model = dataclasses.replace(MODEL, max_logprobs=most)
+    assert bad_fields(request(logprobs=most), model) == []
+    assert bad_fields(request(logprobs=most + 1), model) == ["sampling.logprobs"]
+
+
+USER = ChatMessage("user", "Hi")
+BAD_CHATS = [
+    ((), "chat.messages"),
+    ((USER,) * 1025, "chat.messages"),
+    ((USER, ChatMessage("", "Hi")), "chat.messages[1].role"),
+    ((ChatMessage("r" * 65, "Hi"),), "chat.messages[0].role"),
+    ((ChatMessage("r\0", "Hi"),), "chat.messages[0].role"),
+    ((ChatMessage("user", "a\0b"),), "chat.messages[0].content"),
+    ((ChatMessage("user", "Hi", "n" * 65),), "chat.messages[0].name"),
+    ((ChatMessage("user", "Hi", "\0"),), "chat.messages[0].name"),
+    ((USER, ChatMessage("", ""), ChatMessage("", "\0")), "chat.messages[1].role"),
+]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [(USER,), (USER,) * 1024, (ChatMessage("r" * 64, "", "n" * 64),)],
+)
+def test_a_chat_within_its_bounds_is_taken(messages: tuple[ChatMessage, ...]) -> None:
+    assert bad_fields(request(ChatPrompt(messages))) == []
+
+
+@pytest.mark.parametrize(("messages", "path"), BAD_CHATS)
+def test_a_bad_chat_is_refused_by_its_first_bad_message(
+    messages: tuple[ChatMessage, ...], path: str
+) -> None:
+    assert bad_fields(request(ChatPrompt(messages))) == [path]
+
+
+def test_a_chat_needs_a_template_and_a_tokenizer() -> None:
+    chat = request(ChatPrompt((USER,)))
+    assert bad_fields(chat, dataclasses.replace(MODEL, has_chat_template=False)) == ["chat"]
+    assert bad_fields(chat, NO_TOKENIZER) == ["chat"]
+
+
+def test_a_chat_that_is_too_long_once_it_is_tokens_is_refused_as_a_chat() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        validation.check_fits(100, request(ChatPrompt((USER,))), MODEL)
+    assert [v.field for v in refused.value.violations] == ["chat"]
 
 
 @pytest.mark.parametrize(
@@ -325,3 +432,23 @@ def test_texts_and_token_ids_to_translate_are_checked_too() -> None:
         validation.check_text("\0", MODEL)
     with pytest.raises(InvalidRequest, match="token_ids: 50 is not"):
         validation.check_token_ids([1, 50], MODEL)
+
+
+def test_several_choices_cannot_be_detached_and_one_can() -> None:
+    assert bad_fields(dataclasses.replace(request(n=2), delivery=DETACHED)) == [
+        "stream.on_disconnect"
+    ]
+    assert bad_fields(dataclasses.replace(request(n=1), delivery=DETACHED)) == []
+
+
+def test_the_last_choices_seed_must_be_one_too() -> None:
+    assert bad_fields(request(n=3, seed=2**63 - 3)) == []
+    assert bad_fields(request(n=3, seed=2**63 - 2)) == ["sampling.seed"]
+    assert bad_fields(request(n=3, seed=2**63)) == ["sampling.seed"]
+
+
+def test_more_choices_than_places_are_refused_by_name() -> None:
+    validation.check_places(3, 3)
+    with pytest.raises(InvalidRequest) as refused:
+        validation.check_places(4, 3)
+    assert [v.field for v in refused.value.violations] == ["sampling.n"]

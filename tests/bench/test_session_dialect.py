@@ -168,11 +168,12 @@ async def _answer(
 ) -> AsyncIterator[pb.SessionResponse]:
     """Answer each request with its known tokens, one token of every request a message."""
     answers: dict[int, list[int]] = {}
-    async for request in requests:
-        asked = request.start.request
-        known = _KNOWN.answer(asked.token_ids.ids, asked.sampling.max_tokens)
-        answers[request.start.id] = known
-        yield pb.SessionResponse(started=[pb.SessionStarted(id=request.start.id)])
+    async for message in requests:
+        for request in message.batch.requests:
+            asked = request.start.request
+            known = _KNOWN.answer(asked.token_ids.ids, asked.sampling.max_tokens)
+            answers[request.start.id] = known
+            yield pb.SessionResponse(started=[pb.SessionStarted(id=request.start.id)])
     for at in range(max(map(len, answers.values()))):
         parts = [(i, at, [answer[at]]) for i, answer in answers.items()]
         yield pb.SessionResponse(deltas=_deltas(*parts))

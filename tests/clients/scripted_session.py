@@ -38,6 +38,13 @@ class Played:
     """Index after the last token that was sent."""
 
 
+async def flattened(requests: AsyncIterator[pb.SessionRequest]) -> AsyncIterator[pb.SessionRequest]:
+    """Take batches apart."""
+    async for message in requests:
+        for frame in message.batch.requests if message.HasField("batch") else (message,):
+            yield frame
+
+
 class ScriptedSession:
     """Plays each request's script as far as its credit goes, in a task for each."""
 
@@ -71,7 +78,7 @@ class ScriptedSession:
             self.closed.set()
 
     async def _read(self, requests: AsyncIterator[pb.SessionRequest]) -> None:
-        async for frame in requests:
+        async for frame in flattened(requests):
             self._service.frames.append(frame)
             match frame.WhichOneof("action"):
                 case "start":

@@ -41,6 +41,12 @@ async def test_many_requests(running: RunningService) -> None:
     assert out.startswith("20 answers, ")
 
 
+async def test_a_chat_in_json(running: RunningService) -> None:
+    out = await run("chat.py", "hi", running.target)
+    assert out.splitlines()[-1] == "hi"  # the scripted engine knows no forms
+    assert "b'h'" in out
+
+
 async def test_an_answer_begun_and_read_on(serve: Serve, tmp_path: Path) -> None:
     running = await serve(ScriptedEngine(step_s=0.05))
     place = str(tmp_path / "place.json")

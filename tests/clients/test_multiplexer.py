@@ -316,6 +316,38 @@ def test_grants_of_several_requests_are_one_frame() -> None:
     assert multiplexer.next_frame() is None
 
 
+def test_a_burst_of_requests_is_one_message_in_their_order() -> None:
+    multiplexer = Multiplexer(lambda: 0.0)
+    for _ in range(3):
+        multiplexer.add(Answer(pb.GenerateRequest(text="x")))
+    multiplexer.connected()
+    message = multiplexer.next_message()
+    assert message is not None
+    assert [frame.start.id for frame in message.batch.requests] == [1, 2, 3]
+    assert multiplexer.next_message() is None
+
+
+def test_a_request_alone_is_no_batch() -> None:
+    multiplexer = Multiplexer(lambda: 0.0)
+    multiplexer.add(Answer(pb.GenerateRequest(text="x")))
+    multiplexer.connected()
+    message = multiplexer.next_message()
+    assert message is not None
+    assert message.WhichOneof("action") == "start"
+
+
+def test_a_burst_of_large_requests_is_cut_into_messages_of_a_bounded_size() -> None:
+    multiplexer = Multiplexer(lambda: 0.0)
+    for _ in range(8):
+        multiplexer.add(Answer(pb.GenerateRequest(text="x" * 30_000)))
+    multiplexer.connected()
+    messages = []
+    while (message := multiplexer.next_message()) is not None:
+        messages.append(message)
+    assert max(message.ByteSize() for message in messages) < 64 * 1024 + 31_000
+    assert [f.start.id for m in messages for f in m.batch.requests] == list(range(1, 9))
+
+
 def test_what_slow_readers_read_is_granted_in_one_frame_when_time_has_passed() -> None:
     multiplexer, answers = Multiplexer(lambda: 0.0), [opened(100) for _ in range(3)]
     for answer in answers:

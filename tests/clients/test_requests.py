@@ -13,6 +13,8 @@ def test_the_options_are_the_contracts_fields() -> None:
     fields = {"model", "client_request_id", "priority"}
     fields |= {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields}
     fields |= {field.name for field in pb.StreamOptions.DESCRIPTOR.fields}
+    fields |= {field.name for field in pb.StructuredOutput.DESCRIPTOR.fields}
+    fields -= {"structured_output"}  # its forms are options by themselves
     fields -= {"credit"}  # the client's own business: ClientOptions.window_tokens
     fields = {"time_to_live" if name == "time_to_live_ms" else name for name in fields}
     assert set(GenerateOptions.__annotations__) == fields

@@ -1,14 +1,17 @@
 """A slow reader is no stalled reader: with asyncio, in a thread, through the bridge."""
 
 import asyncio
+import socket
 import time
 from functools import partial
 
 import pytest
 
 import gateway_sse.app
-from gateway_sse.app import create_app
+import gateway_sse.server
 from gateway_sse.config import GatewaySettings
+from gateway_sse.server import bind, serve_on
+from gateway_sse.streaming.open_streams import OpenStreams
 from service.engine.scripted import ScriptedEngine
 from tests.conftest import Serve
 from tests.service.running import RunningService
@@ -55,39 +58,31 @@ async def test_a_slow_reader_in_a_thread_reads_to_the_end(impatient: RunningServ
 async def test_a_slow_reader_of_the_bridge_reads_to_the_end(
     impatient: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = partial(ClientOptions, window_tokens=WINDOW)
-    monkeypatch.setattr(gateway_sse.app, "ClientOptions", small)
-    app = create_app(GatewaySettings(upstream=impatient.target))
-    body = bytearray()
-
-    async def receive() -> dict[str, object]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(message: dict[str, object]) -> None:
-        # Where back pressure from a slow browser comes out.
-        part = message.get("body", b"")
-        assert isinstance(part, bytes)
-        body.extend(part)
-        await asyncio.sleep(PAUSE_S)
-
-    async with app.router.lifespan_context(app) as state:
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "path": "/v1/completions/stream",
-            "query_string": f"prompt=x&ignore_eos=true&max_tokens={TOKENS}".encode()
-            + b"&max_delay_ms=0",
-            "headers": [],
-            "state": dict(state or {}),
-        }
-        await app(scope, receive, send)  # type: ignore[arg-type]
+    tokens, sip, pause_s = 600, 1024, 0.2
+    monkeypatch.setattr(gateway_sse.app, "ClientOptions", partial(ClientOptions, window_tokens=64))
+    monkeypatch.setattr(gateway_sse.server, "_SEND_BUFFER_BYTES", 2048)
+    settings = GatewaySettings(upstream=impatient.target, listen="127.0.0.1:0", stall_limit_s=1)
+    streams, stop, listener = OpenStreams(), asyncio.Event(), bind(settings)
+    serving = asyncio.create_task(serve_on(listener, settings, streams, stop))
+    loop, began, body = asyncio.get_running_loop(), time.monotonic(), b""
+    with socket.socket() as browser:
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        browser.setblocking(False)
+        await loop.sock_connect(browser, listener.getsockname())
+        query = f"prompt=x&ignore_eos=true&max_tokens={tokens}&max_delay_ms=0"
+        head = f"GET /v1/completions/stream?{query} HTTP/1.1\r\nHost: x\r\n\r\n"
+        await loop.sock_sendall(browser, head.encode())
+        while not body.endswith(b"0\r\n\r\n"):
+            sipped = await loop.sock_recv(browser, sip)
+            assert sipped, "it was dropped"
+            body += sipped
+            await asyncio.sleep(pause_s)
+    assert time.monotonic() - began > 3 * STALL_LIMIT_S
     assert b"STREAM_STALLED" not in body
-    assert f'"completion_tokens": {TOKENS}'.encode() in body
+    assert f'"completion_tokens": {tokens}'.encode() in body
     assert b"[DONE]" in body
+    stop.set()
+    await serving
 
 
 async def test_a_reader_that_takes_nothing_is_ended(impatient: RunningService) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -24,19 +25,27 @@ _ACTIONS = {
 
 @dataclass
 class Told:
-    """What came of one id. `most`: tokens below this index may be delivered; None: any."""
+    """What came of one id. `most`: tokens below this index may be delivered; None: any.
+
+    `others`: its further choices, from index 1 on.
+    """
 
     answer: Answer
     most: int | None = None
     failed: Refusal | None = None
+    others: list[Answer] = field(default_factory=list)
+
+    @property
+    def choices(self) -> list[Answer]:
+        return [self.answer, *self.others]
 
     @property
     def ended(self) -> bool:
-        return self.answer.finished is not None or self.failed is not None
+        return self.failed is not None or all(c.finished is not None for c in self.choices)
 
     @property
     def upto(self) -> int:
-        """Index behind the last token that came."""
+        """Index behind the last token that came, of the first choice."""
         return self.answer.first + self.answer.count
 
 
@@ -50,6 +59,7 @@ class Talk:
     frames: int = 0
     frames_with_tokens: int = 0
     _saying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _batch: pb.SessionBatch | None = None
 
     @classmethod
     def over(cls, channel: grpc.aio.Channel, metadata: Mapping[str, str] | None = None) -> "Talk":
@@ -66,6 +76,7 @@ class Talk:
         *,
         timeout_s: float | None = None,
         api_key: str = "",
+        traceparent: str = "",
         expected: bool = True,
     ) -> None:
         """Begin a request; a string is a text prompt. `expected`: whether it should be taken."""
@@ -73,11 +84,14 @@ class Talk:
             request = pb.GenerateRequest(text=request)
         if expected:
             credit = request.stream.credit if request.stream.HasField("credit") else None
-            self.told[request_id] = Told(Answer(), credit)
-        start = pb.SessionStart(id=request_id, request=request, api_key=api_key)
+            others = [Answer() for _ in range(1, request.sampling.n)]
+            self.told[request_id] = Told(Answer(), credit, others=others)
+        start = pb.SessionStart(
+            id=request_id, request=request, api_key=api_key, traceparent=traceparent
+        )
         if timeout_s is not None:
             start.timeout.CopyFrom(duration(timeout_s))
-        await self._say(pb.SessionRequest(start=start))
+        await self.say(pb.SessionRequest(start=start))
 
     async def resume(
         self,
@@ -95,14 +109,14 @@ class Talk:
         most = first + stream["credit"] if "credit" in stream else None
         self.told[request_id] = Told(Answer(first=first), most)
         resume = pb.SessionResume(id=request_id, request=request, api_key=api_key)
-        await self._say(pb.SessionRequest(resume=resume))
+        await self.say(pb.SessionRequest(resume=resume))
 
     async def cancel(self, request_id: int) -> None:
-        await self._say(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
+        await self.say(pb.SessionRequest(cancel=pb.SessionCancel(id=request_id)))
 
     async def close(self, request_id: int) -> None:
         """Stop reading a request; what was on its way can still come, until `settled`."""
-        await self._say(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
+        await self.say(pb.SessionRequest(close=pb.SessionClose(id=request_id)))
 
     async def grant(self, limits: Mapping[int, int]) -> None:
         for request_id, limit in limits.items():
@@ -110,16 +124,28 @@ class Talk:
             if told is not None and told.most is not None:
                 told.most = max(told.most, limit)
         credit = pb.SessionCredit(ids=limits.keys(), token_limits=limits.values())
-        await self._say(pb.SessionRequest(credit=credit))
+        await self.say(pb.SessionRequest(credit=credit))
 
     async def say_nothing(self) -> None:
         """Send a message without an action; its rejection shows how far the service has read."""
-        await self._say(pb.SessionRequest())
+        await self.say(pb.SessionRequest())
 
     async def half_close(self) -> None:
         await self.call.done_writing()
 
-    async def _say(self, message: pb.SessionRequest) -> None:
+    def begin_batch(self) -> None:
+        """Keep what is said from now on."""
+        self._batch = pb.SessionBatch()
+
+    async def send_batch(self) -> None:
+        """Send what was kept in one message."""
+        batch, self._batch = self._batch, None
+        await self.say(pb.SessionRequest(batch=batch))
+
+    async def say(self, message: pb.SessionRequest) -> None:
+        if self._batch is not None:
+            self._batch.requests.append(message)
+            return
         async with self._saying:  # gRPC takes one message at a time
             await self.call.write(message)
 
@@ -146,6 +172,11 @@ class Talk:
         await self.until(lambda: told.ended)
         assert told.failed is None, told.failed
         return told.answer
+
+    async def choices(self, request_id: int) -> list[Answer]:
+        """Read until all choices of a request have their ends, which must be good ones."""
+        await self.answer(request_id)
+        return self.told[request_id].choices
 
     async def failure(self, request_id: int) -> Refusal:
         """Read until a request has failed."""
@@ -183,10 +214,12 @@ class Talk:
         self.frames += 1
         assert frame.ByteSize() > 0, "an empty frame"
         for begun in frame.started:
-            self._add(begun.id, pb.GenerateResponse(started=begun.started))
+            for choice_index in range(len(self.told[begun.id].choices)):
+                self._add(begun.id, pb.GenerateResponse(started=begun.started), choice_index)
         self._take_deltas(frame.deltas)
         for ended in frame.finished:
-            self._add(ended.id, pb.GenerateResponse(finished=ended.finished))
+            finished = pb.GenerateResponse(finished=ended.finished)
+            self._add(ended.id, finished, ended.finished.choice_index)
         for broken in frame.failed:
             told = self.told[broken.id]
             assert not told.ended, "a second end"
@@ -198,26 +231,37 @@ class Talk:
 
     def _take_deltas(self, deltas: pb.SessionDeltas) -> None:
         count = len(deltas.ids)
-        assert len(set(deltas.ids)) == count, "a request occurs at most once in a frame"
+        choice_indexes = list(deltas.choice_indexes) or [0] * count
+        assert len(choice_indexes) == count
+        assert any(choice_indexes) or not deltas.choice_indexes, "filled for nothing"
+        whose = list(zip(deltas.ids, choice_indexes, strict=True))
+        assert len(set(whose)) == count, "a request's choice occurs at most once in a frame"
         assert len(deltas.first_token_indexes) == len(deltas.token_counts) == count
         assert len(deltas.texts) == count
         assert len(deltas.token_ids) == sum(deltas.token_counts)
+        assert len(deltas.logprob_counts) in (0, count)
+        assert len(deltas.logprobs) == sum(deltas.logprob_counts)
+        with_it = iter(deltas.logprob_counts)
+        logprobs = iter(deltas.logprobs)
         self.frames_with_tokens += count > 0
         at = 0
-        for request_id, first, length, text in zip(
-            deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=True
+        for (request_id, choice_index), first, length, text in zip(
+            whose, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=True
         ):
             token_ids = deltas.token_ids[at : at + length]
             at += length
             delta = pb.Delta(first_token_index=first, token_ids=token_ids, text=text)
-            self._add(request_id, pb.GenerateResponse(delta=delta))
-            told = self.told[request_id]
-            assert told.most is None or told.upto <= told.most, "more than was granted"
+            delta.logprobs.extend(islice(logprobs, next(with_it, 0)))
+            answer = self._add(request_id, pb.GenerateResponse(delta=delta), choice_index)
+            most = self.told[request_id].most
+            assert most is None or answer.first + answer.count <= most, "more than was granted"
 
-    def _add(self, request_id: int, message: pb.GenerateResponse) -> None:
+    def _add(self, request_id: int, message: pb.GenerateResponse, choice_index: int) -> Answer:
         told = self.told[request_id]
         assert told.failed is None, "something came after the failure"
-        told.answer.add(message)
+        answer = told.choices[choice_index]
+        answer.add(message)
+        return answer
 
 
 def duration(seconds: float) -> Duration:

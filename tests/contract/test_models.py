@@ -14,7 +14,11 @@ CARD = pb.Model(
     id="scripted",
     context_length=1024,
     vocab_size=257,
-    capabilities=[pb.CAPABILITY_TEXT_PROMPT, pb.CAPABILITY_TOKEN_IDS_PROMPT],
+    capabilities=[
+        pb.CAPABILITY_TEXT_PROMPT,
+        pb.CAPABILITY_TOKEN_IDS_PROMPT,
+        pb.CAPABILITY_CHAT,
+    ],
 )
 
 

@@ -160,6 +160,21 @@ async def test_a_message_without_an_action_is_rejected_and_the_session_goes_on(t
     await talk.end()
 
 
+async def test_a_batch_is_followed_message_by_message_in_its_order(talk: Talk) -> None:
+    talk.begin_batch()
+    await talk.start(1, "one")
+    await talk.start(2, "two")
+    await talk.cancel(9)
+    await talk.say(pb.SessionRequest(batch=pb.SessionBatch()))
+    await talk.send_batch()
+    assert (await talk.answer(1)).text == "one"
+    assert (await talk.answer(2)).text == "two"
+    await talk.until(lambda: len(talk.rejected) == 2)
+    # A batch in a batch is no action.
+    assert [(number, action) for number, action, _ in talk.rejected] == [(9, "cancel"), (0, "none")]
+    await talk.end()
+
+
 async def test_five_thousand_messages_that_cannot_be_followed_are_each_told(talk: Talk) -> None:
     for number in range(1, 5001):
         await talk.cancel(number)

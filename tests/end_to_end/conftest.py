@@ -21,7 +21,7 @@ from service.app import ExitStatus, Service
 from service.config import ServiceSettings
 from service.domain import EngineCensus
 from service.engine.vllm_client import VllmEngine
-from tests.end_to_end.known_requests import CUT, Answers, Request, some_requests
+from tests.end_to_end.known_requests import CUT, SEVERAL, Answers, Request, some_requests
 from tokenstream_client import AsyncClient
 
 ORACLE = Path(__file__).with_name("offline_oracle.py")
@@ -78,22 +78,35 @@ def requests() -> list[Request]:
 @pytest.fixture(scope="session")
 def all_answers(
     offline: Callable[[Sequence[Any]], Answers], requests: list[Request]
-) -> tuple[Answers, Answers]:
-    """vLLM's answers to `requests`, and to those that are cut; one start of its engine for all."""
-    answers = offline([*requests, *CUT.values()])
-    return answers[:REQUESTS], answers[REQUESTS:]
+) -> tuple[Answers, Answers, Answers]:
+    """vLLM's answers to `requests`, to those that are cut and to those with several choices.
+
+    One start of its engine for all.
+    """
+    answers = offline([*requests, *CUT.values(), *SEVERAL.values()])
+    behind_cut = REQUESTS + len(CUT)
+    return answers[:REQUESTS], answers[REQUESTS:behind_cut], answers[behind_cut:]
 
 
 @pytest.fixture(scope="session")
-def expected(all_answers: tuple[Answers, Answers]) -> Answers:
+def expected(all_answers: tuple[Answers, Answers, Answers]) -> Answers:
     """vLLM's answers to `requests`."""
     return all_answers[0]
 
 
 @pytest.fixture(scope="session")
-def expected_of_cut(all_answers: tuple[Answers, Answers]) -> dict[str, dict[str, Any]]:
+def expected_of_cut(
+    all_answers: tuple[Answers, Answers, Answers],
+) -> dict[str, dict[str, Any]]:
     """vLLM's answers to the requests that are cut."""
     return dict(zip(CUT, all_answers[1], strict=True))
+
+
+@pytest.fixture(scope="session")
+def expected_of_several(all_answers: tuple[Answers, Answers, Answers]) -> dict[str, Answers]:
+    """vLLM's choices of the requests with several."""
+    choices = [answer["choices"] for answer in all_answers[2]]
+    return dict(zip(SEVERAL, choices, strict=True))
 
 
 # Of the package, not the session: tests/engine/test_processes.py ends every engine of its process.

@@ -34,6 +34,21 @@ CUT: dict[str, Request] = {
 for _request in CUT.values():
     _request["params"] |= {"max_tokens": CUT_LENGTH, "ignore_eos": True}
 
+# Several choices, each with a seed of its own.
+SEVERAL: dict[str, Request] = {
+    "seeded": {"prompt": QUESTIONS[7], "params": {"n": 4, "temperature": 1.6, "seed": 7}},
+    "with stop strings": {
+        "prompt": QUESTIONS[2],
+        "params": {"n": 4, "temperature": 2.0, "seed": 11, "stop": ["the ", "token"]},
+    },
+    "of token ids": {
+        "prompt": list(range(300, 340)),
+        "params": {"n": 4, "temperature": 1.6, "seed": 2**40, "top_p": 0.9, "ignore_eos": True},
+    },
+}
+for _request in SEVERAL.values():
+    _request["params"] |= {"max_tokens": 60}
+
 
 def some_requests(seed: int, count: int) -> list[Request]:
     """Requests of all kinds, as vLLM's own parameters; each is the same on every machine."""

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(model: str, answer_file: str) -> None:
@@ -21,19 +22,46 @@ def main(model: str, answer_file: str) -> None:
     prompts = [
         r["prompt"] if isinstance(r["prompt"], str) else {"prompt_token_ids": r["prompt"]}
         for r in requests
+        if "messages" not in r
     ]
-    outputs = llm.generate(prompts, [SamplingParams(**r["params"]) for r in requests])
-    answers = [
-        {
-            "text": o.outputs[0].text,
-            "token_ids": list(o.outputs[0].token_ids),
-            "finish_reason": o.outputs[0].finish_reason,
-            "stop_reason": o.outputs[0].stop_reason,
-            "prompt_tokens": len(o.prompt_token_ids),
-        }
-        for o in outputs
+    params = [SamplingParams(**params_of(r)) for r in requests if "messages" not in r]
+    generated = iter(llm.generate(prompts, params) if prompts else ())
+    outputs = [
+        next(generated)
+        if "messages" not in r
+        else llm.chat(r["messages"], SamplingParams(**params_of(r)), use_tqdm=False)[0]
+        for r in requests
     ]
+    answers = [answer_of(o, o.outputs[0]) for o in outputs]
+    for answer, o in zip(answers, outputs, strict=True):
+        if len(o.outputs) > 1:
+            answer["choices"] = [answer_of(o, choice) for choice in o.outputs]
     Path(answer_file).write_text(json.dumps(answers))
+
+
+def answer_of(output: Any, choice: Any) -> dict[str, Any]:
+    """One choice's answer as JSON; `logprobs`, if asked for: id, rank and logarithm by token."""
+    answer = {
+        "text": choice.text,
+        "token_ids": list(choice.token_ids),
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+        "prompt_tokens": len(output.prompt_token_ids),
+    }
+    if choice.logprobs is not None:
+        answer["logprobs"] = [
+            [[token_id, likely.rank, likely.logprob] for token_id, likely in place.items()]
+            for place in choice.logprobs
+        ]
+    return answer
+
+
+def params_of(request: dict[str, Any]) -> dict[str, Any]:
+    """A request's parameters; JSON has no integers for keys."""
+    params: dict[str, Any] = dict(request["params"])
+    if "logit_bias" in params:
+        params["logit_bias"] = {int(i): bias for i, bias in params["logit_bias"].items()}
+    return params
 
 
 if __name__ == "__main__":

@@ -91,3 +91,27 @@ async def test_closed_it_keeps_nobody_waiting(engine: Engine) -> None:
         await asyncio.wait([adding])
     assert adding.cancelled()
     assert engine.got == ["a"]
+
+
+async def test_several_that_belong_together_go_together_at_once_or_in_the_window(
+    engine: Engine,
+) -> None:
+    submissions = Submissions(engine.send)
+    await submissions.add("a", "b", "c")
+    assert engine.got == ["a", "b", "c"]
+    adding = [asyncio.ensure_future(submissions.add(*names)) for names in ("de", "f")]
+    await asyncio.sleep(0)
+    assert engine.got == ["a", "b", "c"]
+    await submissions.flush()
+    assert engine.got == ["a", "b", "c", "d", "e", "f"]
+    await asyncio.gather(*adding)
+
+
+async def test_if_one_of_several_cannot_be_sent_they_fail_together(engine: Engine) -> None:
+    submissions = Submissions(engine.send)
+    await submissions.add("a")
+    adding = [asyncio.ensure_future(submissions.add(*n)) for n in (("b", "bad", "c"), ("d",))]
+    async with asyncio.timeout(1):
+        several, alone = await asyncio.gather(*adding, return_exceptions=True)
+    assert isinstance(several, ValueError)
+    assert alone is None

@@ -23,20 +23,6 @@ async def test_deleting_a_stream_that_is_not_running_is_404(http: httpx.AsyncCli
     assert response.json()["error"]["reason"] == "STREAM_NOT_FOUND"
 
 
-async def test_the_models_are_listed(http: httpx.AsyncClient) -> None:
-    response = await http.get("/v1/models")
-    assert response.json() == {
-        "models": [
-            {
-                "id": "demo",
-                "context_length": 2048,
-                "vocab_size": 512,
-                "capabilities": ["text_prompt"],
-            }
-        ]
-    }
-
-
 async def test_readiness_follows_the_service_and_liveness_does_not(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:

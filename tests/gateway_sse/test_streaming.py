@@ -72,7 +72,7 @@ async def test_the_headers_keep_caches_and_proxies_out(
     response = await http.post(PATH, json={"prompt": "Hi"})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
     assert response.headers["x-accel-buffering"] == "no"
 
 
@@ -221,14 +221,6 @@ async def test_a_caller_that_leaves_while_sending_its_body_is_no_error(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_an_event_source_that_reconnects_is_told_to_stop(
-    service: ScriptedService, http: httpx.AsyncClient
-) -> None:
-    response = await http.get(f"{PATH}?prompt=Hi", headers={"last-event-id": f"{STREAM_ID}:3"})
-    assert response.status_code == 204
-    assert service.requests == []
-
-
 async def test_head_does_not_start_an_answer(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
@@ -327,7 +319,7 @@ async def test_a_silent_stream_gets_comments(
     gateway = Gateway(quick_comments)
     reader, writer = await open_stream(gateway)
     async with asyncio.timeout(2):
-        await reader.readuntil(b": keep-alive\n\n")
+        await reader.readuntil(b": keep-alive\n")
         go_on.set()
         await reader.readuntil(b"[DONE]")
     writer.close()

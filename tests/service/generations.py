@@ -1,10 +1,14 @@
 """Requests past their door, without pipeline or engine: the test moves stream, reader and time."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
+from service.choices import add_choices, fail_others
 from service.directory import Directory
 from service.domain import DeliveryOptions, GenerationRequest, OnDisconnect, TextPrompt
 from service.engine.protocol import RenderedRequest
+from service.errors import ServiceError
 from service.generation import Generation
 from service.stream.pacing import DelayGrid
 from service.stream.reader import Sink, StreamReader
@@ -67,11 +71,37 @@ class Generations:
         )
         on_end: Callable[[], None] | None = generation.stream_ended if detach else None
         stream = TokenStream(self.clock, keep_all=detach, on_end=on_end)
-        generation.opened("m", RenderedRequest(3, LetterDecoder, None), stream, TIME_TO_LIVE_S)
+        generation.opened(
+            "m", RenderedRequest(3, LetterDecoder, None, lambda i: b""), stream, TIME_TO_LIVE_S
+        )
         generation.held.callback(self.given_back.append, stream_id)
         self.directory.add(generation)
         generation.began, generation.known = began, known
         return generation
+
+    def begin_several(
+        self, stream_id: str, number: int, *, credit: int | None = None, tenant: str = "t"
+    ) -> Generation:
+        """Several choices that were just let in and submitted; returns the first."""
+        request = GenerationRequest(
+            TextPrompt("p"), delivery=delivery_of(detach=False, credit=credit)
+        )
+        first = Generation(stream_id, tenant, request, self.clock, self._on_settled, None, 0.0)
+        choices = add_choices(first, request, [ExitStack() for _ in range(1, number)])
+        by_id = {choice.stream_id: choice for choice in choices}
+
+        def fail(engine_id: str, failure: ServiceError) -> None:
+            stream_of(by_id[engine_id]).fail(failure)
+
+        for choice in choices:
+            stream = TokenStream(self.clock, on_end=partial(fail_others, choice, fail))
+            choice.opened(
+                "m", RenderedRequest(3, LetterDecoder, None, lambda i: b""), stream, TIME_TO_LIVE_S
+            )
+            choice.held.callback(self.given_back.append, choice.stream_id)
+            self.directory.add(choice)
+            choice.began = True
+        return first
 
     def read(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from service.domain import Finished
 from service.errors import ServiceError
 from service.generation import Generation
-from service.session.frame import ActionKind, Frame
+from service.session.frame import ActionKind, Frame, choice_of, tag_of
 from service.session.session import Session
 from tests.conftest import FakeClock
 from tests.service.generations import Generations
@@ -27,11 +27,19 @@ class Received:
 
 
 class Caller:
-    """Takes a session's frames apart by request."""
+    """Takes a session's frames apart by request or, if it has several, by its choices' tags."""
 
     def __init__(self) -> None:
+        self.several: dict[int, int] = {}  # number of choices, where there are several
         self.requests: dict[int, Received] = {}
         self.rejected: list[tuple[int, ActionKind, type[ServiceError]]] = []
+
+    def tags(self, request_id: int) -> list[int]:
+        """What a request's events are kept under."""
+        number = self.several.get(request_id)
+        if number is None:
+            return [request_id]
+        return [tag_of(request_id, index) for index in range(number)]
 
     def of(self, request_id: int) -> Received:
         return self.requests.setdefault(request_id, Received())
@@ -45,10 +53,11 @@ class Caller:
         assert sum(deltas.token_counts) == len(deltas.token_ids)
         assert not frame.is_empty
         for request_id, _ in frame.started:
-            request = self.of(request_id)
-            assert not request.started
-            assert request.end is None
-            request.started = True
+            for request in map(self.of, self.tags(request_id)):
+                assert not request.started
+                assert request.end is None
+                request.started = True
+        assert frame.several or not any(choice_of(tag) for tag in deltas.tags)
         token_ids = iter(deltas.token_ids)
         for request_id, first, count, text in zip(*columns, strict=True):
             request = self.of(request_id)
@@ -59,9 +68,13 @@ class Caller:
             request.tokens += [next(token_ids) for _ in range(count)]
             request.text += text
         for request_id, finished in frame.finished:
-            self._end(request_id, finished, started=True)
+            tag = self.tags(request_id)[finished.choice_index]
+            self._end(tag, finished, started=True)
         for request_id, failure in frame.failed:
-            self._end(request_id, failure, started=False)
+            running = [tag for tag in self.tags(request_id) if self.of(tag).end is None]
+            assert running, "it had all its ends"
+            for tag in running:
+                self._end(tag, failure, started=False)
         for request_id, action, why in frame.rejected:
             self.rejected.append((request_id, action, type(why)))
 
@@ -111,6 +124,19 @@ class AtWork:
         )
         self.resumed(request_id, generation)
         return generation
+
+    def opened_several(
+        self, request_id: int, number: int, *, credit: int | None = None
+    ) -> Generation:
+        """Have opened a request with several choices; returns the first."""
+        first = self.generations.begin_several(f"stream {request_id}", number, credit=credit)
+        self.caller.several[request_id] = number
+        readers = [
+            self.generations.read(choice, self.session, tag=tag_of(request_id, index))
+            for index, choice in enumerate(first.choices)
+        ]
+        self.session.opened_several(request_id, readers, first)
+        return first
 
     def resumed(self, request_id: int, generation: Generation, position: int = 0) -> None:
         """Read on what was opened before."""

@@ -6,6 +6,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from service.domain import (
+    ChatMessage,
+    ChatPrompt,
     DeliveryOptions,
     Delta,
     EngineAccount,
@@ -14,13 +16,16 @@ from service.domain import (
     Finished,
     FinishReason,
     GenerationRequest,
+    LikelyToken,
     ModelCard,
     OnDisconnect,
     Priority,
     SamplingOptions,
     Started,
+    StructuredOutput,
     TextPrompt,
     Timings,
+    TokenLogprobs,
     TokensPrompt,
     Usage,
 )
@@ -42,6 +47,13 @@ VALUES: dict[int, tuple[Any, Any]] = {
 }
 
 
+FORM = pb.StructuredOutput(regex="[ab]")
+COMPOUND: dict[str, tuple[Any, Any]] = {
+    "logit_bias": ({7: 0.5}, {7: 0.5}),
+    "structured_output": (FORM, StructuredOutput(regex="[ab]")),
+}
+
+
 def converted(name: str, value: Any) -> SamplingOptions:
     request = pb.GenerateRequest(text="x", sampling=pb.SamplingOptions(**{name: value}))
     return to_request(pb.GenerateRequest.FromString(request.SerializeToString())).sampling
@@ -57,8 +69,11 @@ def test_the_domain_has_the_options_of_the_contract_and_no_others() -> None:
 def test_every_sampling_option_reaches_the_domain_and_zero_is_a_value(
     field: FieldDescriptor,
 ) -> None:
-    for value in VALUES[field.type]:
+    values = VALUES.get(field.type, (None,))
+    for value in values:
         wire, own = ([value], (value,)) if field.is_repeated else (value, value)
+        if field.name in COMPOUND:
+            wire, own = COMPOUND[field.name]
         options = converted(field.name, wire)
         assert getattr(options, field.name) == own
         assert (
@@ -163,6 +178,7 @@ def test_all_fields_of_the_contracts_options_are_known_here() -> None:
         "priority",
         "text",
         "token_ids",
+        "chat",
         "sampling",
         "stream",
         "client_request_id",
@@ -179,6 +195,51 @@ def test_a_delta() -> None:
     assert generate_response(Delta(5, (1, 0), "x")) == pb.GenerateResponse(
         delta=pb.Delta(choice_index=0, first_token_index=5, token_ids=[1, 0], text="x")
     )
+
+
+def test_a_delta_with_log_probabilities() -> None:
+    logprobs = TokenLogprobs(
+        -0.5, b"\xe2", (LikelyToken(7, -0.25, b"a"), LikelyToken(0, -4.0, b""))
+    )
+    assert generate_response(Delta(5, (1,), "", (logprobs,))).delta == pb.Delta(
+        first_token_index=5,
+        token_ids=[1],
+        logprobs=[
+            pb.TokenLogprobs(
+                logprob=-0.5,
+                token=b"\xe2",
+                likeliest=[
+                    pb.LikelyToken(token_id=7, logprob=-0.25, token=b"a"),
+                    pb.LikelyToken(token_id=0, logprob=-4.0),
+                ],
+            )
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("wire", "own"),
+    [
+        (pb.StructuredOutput(json_object=False), StructuredOutput(json_object=False)),
+        (pb.StructuredOutput(json_schema=""), StructuredOutput(json_schema="")),
+        (pb.StructuredOutput(), StructuredOutput()),
+    ],
+)
+def test_an_empty_form_is_told_from_none(wire: pb.StructuredOutput, own: StructuredOutput) -> None:
+    assert converted("structured_output", wire).structured_output == own
+
+
+def test_a_chat_reaches_the_domain_message_for_message() -> None:
+    chat = pb.Chat(
+        messages=[
+            pb.ChatMessage(role="system", content="Be short."),
+            pb.ChatMessage(role="user", content="", name="Ann"),
+        ]
+    )
+    assert to_request(pb.GenerateRequest(chat=chat)).prompt == ChatPrompt(
+        (ChatMessage("system", "Be short."), ChatMessage("user", "", "Ann"))
+    )
+    assert to_request(pb.GenerateRequest(chat=pb.Chat())).prompt == ChatPrompt(())
 
 
 def test_a_delta_of_a_streams_own_array() -> None:
@@ -273,3 +334,8 @@ def test_a_model_says_what_it_can_do(
     assert from_model(ModelCard("m", 10, 20, has_tokenizer)) == model_pb2.Model(
         id="m", context_length=10, vocab_size=20, capabilities=capabilities
     )
+
+
+def test_a_model_with_a_chat_template_can_be_talked_to() -> None:
+    card = ModelCard("m", 10, 20, has_chat_template=True)
+    assert model_pb2.CAPABILITY_CHAT in from_model(card).capabilities

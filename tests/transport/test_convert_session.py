@@ -2,7 +2,15 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from service.domain import EngineFinish, Finished, FinishReason, Started, Timings, Usage
+from service.domain import (
+    EngineFinish,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
 from service.errors import (
     FieldViolation,
     IdUnknown,
@@ -11,7 +19,7 @@ from service.errors import (
     ServiceError,
     StreamStalled,
 )
-from service.session.frame import ActionKind, Frame
+from service.session.frame import ActionKind, Frame, tag_of
 from service.transport.convert_session import from_frame, timeout_of, to_credit
 from service.transport.status import to_status
 from tokenstream.v1 import generation_pb2 as pb
@@ -21,6 +29,40 @@ FINISHED = Finished(EngineFinish(FinishReason.STOP, "END"), Usage(3, 2, 1), Timi
 
 def sent(frame: Frame) -> pb.SessionResponse:
     return pb.SessionResponse.FromString(from_frame(frame).SerializeToString())
+
+
+def test_a_frame_has_the_log_probabilities_of_those_who_asked() -> None:
+    frame = Frame()
+    one, two = TokenLogprobs(-1.0, b"a", ()), TokenLogprobs(-2.0, b"b", ())
+    frame.deltas.add_token(1, 0, 7, "x")
+    frame.deltas.add(2, 0, (8, 9), "ab", (one, two))
+    frame.deltas.add_token(3, 0, 7, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.logprob_counts) == [0, 2, 0]
+    assert list(deltas.logprobs) == [
+        pb.TokenLogprobs(logprob=-1.0, token=b"a"),
+        pb.TokenLogprobs(logprob=-2.0, token=b"b"),
+    ]
+
+
+def test_choices_are_told_where_one_is_not_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(2**32 - 1, 0), tag_of(9, 15)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 2**32 - 1, 9]
+    assert list(deltas.choice_indexes) == [0, 0, 15]
+
+
+def test_choices_are_not_told_where_all_are_the_first() -> None:
+    frame = Frame()
+    frame.several = True
+    for tag in (7, tag_of(8, 0)):
+        frame.deltas.add_token(tag, 0, 1, "x")
+    deltas = sent(frame).deltas
+    assert list(deltas.ids) == [7, 8]
+    assert not deltas.choice_indexes
 
 
 def test_an_empty_frame_has_no_field() -> None:
@@ -80,9 +122,19 @@ def test_every_field_of_a_sessions_messages_is_known_here() -> None:
         "token_counts",
         "token_ids",
         "texts",
+        "choice_indexes",
+        "logprobs",
+        "logprob_counts",
     ]
     assert names(pb.SessionRequest) == ["start", "cancel", "credit", "resume", "close"]
-    assert names(pb.SessionStart) == ["id", "request", "timeout", "api_key"]
+    assert names(pb.SessionStart) == [
+        "id",
+        "request",
+        "timeout",
+        "api_key",
+        "traceparent",
+        "tracestate",
+    ]
     assert names(pb.SessionResume) == ["id", "request", "api_key"]
     assert names(pb.ResumeRequest) == ["stream_id", "next_token_index", "stream"]
 

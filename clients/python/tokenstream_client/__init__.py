@@ -27,11 +27,14 @@ from tokenstream_client.events import (
     Event,
     Finished,
     FinishReason,
+    LikelyToken,
     Started,
     Timings,
+    TokenLogprobs,
     Usage,
 )
 from tokenstream_client.models import Capability, Model
+from tokenstream_client.prompts import Chat, ChatMessage, Prompt
 from tokenstream_client.requests import GenerateOptions, Priority
 from tokenstream_client.stream import AsyncStream
 from tokenstream_client.sync import Client, Stream
@@ -43,6 +46,8 @@ __all__ = [
     "Busy",
     "Cancelled",
     "Capability",
+    "Chat",
+    "ChatMessage",
     "Client",
     "ClientOptions",
     "DeadlineExceeded",
@@ -55,14 +60,17 @@ __all__ = [
     "GenerateOptions",
     "Internal",
     "InvalidRequest",
+    "LikelyToken",
     "Model",
     "NotFound",
     "PermissionDenied",
     "Priority",
+    "Prompt",
     "Started",
     "Stream",
     "Timings",
     "Tls",
+    "TokenLogprobs",
     "TokenstreamError",
     "TooLarge",
     "Unauthenticated",

@@ -20,11 +20,14 @@ from tokenstream_client.channel import (
     check_key,
     key_metadata,
     open_channel,
+    trace_metadata,
 )
+from tokenstream_client.choices import ChoicesAnswer
 from tokenstream_client.delivery import Delivery
 from tokenstream_client.errors import Cancelled, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
 from tokenstream_client.own_call import OwnCall
+from tokenstream_client.prompts import Prompt
 from tokenstream_client.requests import GenerateOptions, OnDisconnect
 from tokenstream_client.session import Session
 from tokenstream_client.status import own_errors
@@ -80,22 +83,27 @@ class AsyncClient:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         api_key: str | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
         **options: Unpack[GenerateOptions],
     ) -> AsyncStream:
-        """Begin an answer to a text, or to token ids that are used as they are.
+        """Begin an answer to a text, to token ids that are used as they are, or to a `Chat`.
 
         `options` are those of `GenerateOptions`. `timeout` covers the whole answer, retries and
-        the time in the service's queue included. `api_key` is for this request alone. Raises
+        the time in the service's queue included. `api_key` is for this request alone, and so is
+        its W3C trace context: the two headers; what is not well-formed is ignored. Raises
         InvalidRequest for a value that does not fit its field, ValueError as the constructor;
-        everything else is raised by reading.
+        everything else is raised by reading. With ``n`` above 1 nothing is resumed: a connection
+        that is lost after the start is an error.
         """
         request = requests.generate_request(prompt, **options)
         stream, mine = request.stream, self._options
-        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and mine.resume:
+        resumable = mine.resume and request.sampling.n <= 1
+        if stream.on_disconnect == pb.ON_DISCONNECT_UNSPECIFIED and resumable:
             stream.on_disconnect = pb.ON_DISCONNECT_DETACH
         if stream.on_disconnect != pb.ON_DISCONNECT_DETACH:
             stream.ClearField("time_to_live_ms")
@@ -103,7 +111,12 @@ class AsyncClient:
             stream.time_to_live_ms = max(1, round(mine.time_to_live * 1000))
         stops = options.get("on_disconnect") != "detach"
         return self._begin(
-            request, timeout, api_key, stops=stops, time_to_live=stream.time_to_live_ms / 1000
+            request,
+            timeout,
+            api_key,
+            stops=stops,
+            time_to_live=stream.time_to_live_ms / 1000,
+            trace=trace_metadata(traceparent, tracestate),
         )
 
     def resume(
@@ -240,6 +253,7 @@ class AsyncClient:
         *,
         stops: bool,
         time_to_live: float,
+        trace: tuple[tuple[str, str], ...] = (),
     ) -> AsyncStream:
         if self._closed:
             raise RuntimeError("the client is closed")
@@ -255,8 +269,9 @@ class AsyncClient:
             time_to_live=time_to_live,
             longest_wait=mine.max_reconnect_delay,
             api_key=api_key or "",
+            **dict(trace),
         )
-        answer, session = Answer(opening, terms), self._session
+        answer, session = _answer(opening, terms), self._session
         if session is not None and session.unimplemented:
             answer.not_detachable()
             session = None
@@ -291,3 +306,9 @@ class AsyncClient:
         task = asyncio.get_running_loop().create_task(stop())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _answer(opening: pb.GenerateRequest | pb.ResumeRequest, terms: Terms) -> Answer:
+    if isinstance(opening, pb.GenerateRequest) and opening.sampling.n > 1:
+        return ChoicesAnswer(opening, terms)
+    return Answer(opening, terms)

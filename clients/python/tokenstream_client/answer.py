@@ -37,7 +37,7 @@ from tokenstream_client.errors import (
 from tokenstream_client.events import Delta, Event, Finished, Started
 
 STREAM_LOST: Final = "STREAM_LOST"
-_BROKEN_STREAM: Final = "BROKEN_STREAM"
+BROKEN_STREAM: Final = "BROKEN_STREAM"
 _LARGEST_LIMIT: Final = 2**32 - 1
 _OF_EACH_READER: Final = ("max_delay_ms", "max_tokens_per_message")
 # How a call ends, without a word of the service's, when what is between has failed.
@@ -63,6 +63,10 @@ class Terms:
     """Seconds, for one pause between tries."""
     api_key: str = ""
     """Its own key; empty: that of the client."""
+    traceparent: str = ""
+    """W3C trace context, as its headers have it; empty: none."""
+    tracestate: str = ""
+    """See traceparent."""
 
 
 class Answer:
@@ -178,13 +182,13 @@ class Answer:
                 self._seen_tail = True
             if first != self.next_token_index:
                 message = f"token {first} came instead of token {self.next_token_index}"
-                self.end(Internal(message, reason=_BROKEN_STREAM))
+                self.end(Internal(message, reason=BROKEN_STREAM))
                 return
             self.next_token_index = first + count
         self._put(delta)
 
     def on_finished(self, event: Finished, *, last: bool = True) -> None:
-        """Take a choice's end, and with it the answer's if it is the `last`."""
+        """Take its Finished, and with it its end if that is the `last` there is to come."""
         if self.ended:
             return
         self._progress()
@@ -234,7 +238,7 @@ class Answer:
         if self._seen_start and self.terms.resumes and self.detachable:
             return self.lost(Unavailable("the stream was cut off"), now)
         return self._end_with(
-            Internal("the stream ended before its end was sent", reason=_BROKEN_STREAM)
+            Internal("the stream ended before its end was sent", reason=BROKEN_STREAM)
         )
 
     def end(self, error: TokenstreamError | None) -> None:
@@ -245,7 +249,7 @@ class Answer:
 
     @property
     def finished(self) -> bool:
-        """Whether a Finished has come."""
+        """Whether all its Finished have come."""
         return self._seen_finish
 
     @property

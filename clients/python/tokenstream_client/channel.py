@@ -2,8 +2,11 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Final
 
 import grpc
+
+_MOST_OF_A_TRACE: Final = 512  # characters of each header
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def trace_metadata(traceparent: str, tracestate: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries a trace context, without what no header can carry."""
+    headers = (("traceparent", traceparent), ("tracestate", tracestate))
+    return tuple((name, value) for name, value in headers if value and _is_header(value))
+
+
+def _is_header(value: str) -> bool:
+    return value.isascii() and value.isprintable() and len(value) <= _MOST_OF_A_TRACE
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:

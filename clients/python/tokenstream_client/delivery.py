@@ -33,7 +33,7 @@ class Delivery:
         self._timer: asyncio.TimerHandle | None = None
         self._notified: Callable[[], None] | None = None
         self._advancing: asyncio.Task[None] | None = None
-        self._room = asyncio.Event()
+        self._room: asyncio.Event | None = None
         answer.changed = self._changed
         if answer.terms.deadline is not None:
             at = answer.terms.deadline + _DEADLINE_SLACK_S
@@ -60,7 +60,7 @@ class Delivery:
     def take(self) -> Event | None:
         """Return the next event; see `Answer.take`."""
         event = self.answer.take()
-        if self._advancing is not None and not self.answer.has_events:
+        if self._room is not None and not self.answer.has_events:
             self._room.set()
         return event
 
@@ -111,10 +111,11 @@ class Delivery:
 
     async def _advance(self) -> None:
         """Move a call of its own for a reader that does not: one message at a time waits."""
+        room = self._room = asyncio.Event()
         while not self.answer.ended:
-            self._room.clear()
+            room.clear()
             if self.answer.has_events:
-                await self._room.wait()
+                await room.wait()
             else:
                 await self.more()
 

@@ -4,8 +4,10 @@ A stream is one `Started`, any number of `Delta`, one `Finished` for each choice
 an exception, never an event.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -40,9 +42,32 @@ class Started:
     """The request's own, copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Some of the answer. Joined, the texts are the answer; text can trail its tokens."""
+class LikelyToken(NamedTuple):
+    """A token that could have been chosen."""
+
+    token_id: int
+    logprob: float
+    """As in `TokenLogprobs`."""
+    token: bytes
+    """As in `TokenLogprobs`."""
+
+
+class TokenLogprobs(NamedTuple):
+    """How likely a token was, and what else was."""
+
+    logprob: float
+    """Natural logarithm of its probability, at most 0; before temperature and penalties."""
+    token: bytes
+    """Its own bytes, by itself; half a character is possible."""
+    likeliest: tuple[LikelyToken, ...]
+    """The likeliest tokens in its place, likeliest first."""
+
+
+class Delta(NamedTuple):
+    """Some of the answer. Joined, the texts are the answer; text can trail its tokens.
+
+    A named tuple, because there can be one for each token and it costs half of a dataclass.
+    """
 
     choice_index: int
     first_token_index: int
@@ -50,6 +75,8 @@ class Delta:
     token_ids: tuple[int, ...]
     text: str
     """May be empty."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids` if the request asked for them, else none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +152,24 @@ def event_from_message(message: pb.GenerateResponse | pb.ResumeResponse) -> Even
                 first_token_index=delta.first_token_index,
                 token_ids=tuple(delta.token_ids),
                 text=delta.text,
+                logprobs=logprobs_from_messages(delta.logprobs) if delta.logprobs else (),
             )
         case "finished":
             return finished_from_message(message.finished)
         case None:
             return None
+
+
+def logprobs_from_messages(messages: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+    """Turn tokens' log-probabilities into what a `Delta` has."""
+    return tuple(
+        TokenLogprobs(
+            message.logprob,
+            message.token,
+            tuple(LikelyToken(t.token_id, t.logprob, t.token) for t in message.likeliest),
+        )
+        for message in messages
+    )
 
 
 def started_from_message(started: pb.Started) -> Started:

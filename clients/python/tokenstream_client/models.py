@@ -11,6 +11,7 @@ class Capability(StrEnum):
 
     TEXT_PROMPT = "text_prompt"
     TOKEN_IDS_PROMPT = "token_ids_prompt"  # noqa: S105  # no password
+    CHAT = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Model:
 _CAPABILITIES: dict[int, Capability] = {
     pb.CAPABILITY_TEXT_PROMPT: Capability.TEXT_PROMPT,
     pb.CAPABILITY_TOKEN_IDS_PROMPT: Capability.TOKEN_IDS_PROMPT,
+    pb.CAPABILITY_CHAT: Capability.CHAT,
 }
 
 

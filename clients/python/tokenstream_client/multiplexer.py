@@ -15,7 +15,8 @@ What waits to be sent is at most four frames for each answer, and one credit fra
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Final
 
 from tokenstream.v1 import generation_pb2 as pb
@@ -23,7 +24,9 @@ from tokenstream_client.answer import Answer
 from tokenstream_client.errors import TokenstreamError
 from tokenstream_client.events import (
     Delta,
+    TokenLogprobs,
     finished_from_message,
+    logprobs_from_messages,
     started_from_message,
 )
 from tokenstream_client.status import error_from_failure
@@ -31,6 +34,8 @@ from tokenstream_client.status import error_from_failure
 _OPEN: Final = "open"
 _CANCEL: Final = "cancel"
 _CLOSE: Final = "close"
+# A message may be larger by one frame; the largest stays far below gRPC's usual 4 MiB.
+_BATCH_BYTES: Final = 64 * 1024
 _OPENING_ACTIONS: Final = (pb.SESSION_ACTION_START, pb.SESSION_ACTION_RESUME)
 
 
@@ -114,8 +119,20 @@ class Multiplexer:
         for answer in self._ids:
             self._enter(answer)
 
+    def next_message(self) -> pb.SessionRequest | None:
+        """Return what is to be sent next, as a batch if it is several frames; None: nothing now."""
+        first = self.next_frame()
+        if first is None or not self.has_frames():
+            return first
+        message, size = pb.SessionRequest(), first.ByteSize()
+        message.batch.requests.append(first)
+        while size < _BATCH_BYTES and (frame := self.next_frame()) is not None:
+            message.batch.requests.append(frame)
+            size += frame.ByteSize()
+        return message
+
     def next_frame(self) -> pb.SessionRequest | None:
-        """Return what is to be sent next; None: nothing now."""
+        """Return the next frame; None: nothing now."""
         if self._limits:
             credit = pb.SessionCredit(ids=self._limits.keys(), token_limits=self._limits.values())
             self._limits.clear()
@@ -152,9 +169,7 @@ class Multiplexer:
             self._receive_deltas(message.deltas)
         for end in message.finished:
             if (answer := self._routes.get(end.id)) is not None:
-                self._forget(end.id)
-                del self._ids[answer]
-                answer.on_finished(finished_from_message(end.finished))
+                self._receive_end(end.id, answer, end.finished)
         for failure in message.failed:
             self._receive_failure(failure.id, failure.failure)
         for rejected in message.rejected:
@@ -225,7 +240,14 @@ class Multiplexer:
             return pb.SessionRequest(
                 resume=pb.SessionResume(id=identity, request=message, api_key=api_key)
             )
-        start = pb.SessionStart(id=identity, request=message, api_key=api_key)
+        terms = answer.terms
+        start = pb.SessionStart(
+            id=identity,
+            request=message,
+            api_key=api_key,
+            traceparent=terms.traceparent,
+            tracestate=terms.tracestate,
+        )
         remaining = answer.remaining(self._clock())
         if remaining is not None:
             start.timeout.FromNanoseconds(round(remaining * 1e9))
@@ -234,16 +256,37 @@ class Multiplexer:
     def _receive_deltas(self, deltas: pb.SessionDeltas) -> None:
         # Each column is crossed from the message once; slicing a tuple costs next to nothing.
         token_ids = tuple(deltas.token_ids)
+        logprobs: Iterable[tuple[TokenLogprobs, ...]] = repeat(())
+        if deltas.logprobs:
+            logprobs = _logprobs_of(deltas)
         routes, end = self._routes, 0
-        for identity, first, count, text in zip(
-            deltas.ids, deltas.first_token_indexes, deltas.token_counts, deltas.texts, strict=False
+        for identity, choice, first, count, text, places in zip(
+            deltas.ids,
+            deltas.choice_indexes or repeat(0),
+            deltas.first_token_indexes,
+            deltas.token_counts,
+            deltas.texts,
+            logprobs,
+            strict=False,
         ):
             begin, end = end, end + count
             answer = routes.get(identity)
             if answer is not None:
-                answer.on_delta(Delta(0, first, token_ids[begin:end], text))
+                answer.on_delta(Delta(choice, first, token_ids[begin:end], text, places))
                 if answer.ended:  # it was not the next delta
                     self.leave(answer)
+
+    def _receive_end(self, identity: int, answer: Answer, finished: pb.Finished) -> None:
+        answer.on_finished(finished_from_message(finished))
+        if not answer.ended:
+            # The other choices' credit need not wait for this one any more.
+            if (limit := answer.grant_now()) is not None:
+                self.grant(answer, limit)
+        elif answer.error is not None:
+            self.leave(answer)  # it was not the end of a choice that runs
+        else:
+            self._forget(identity)
+            del self._ids[answer]
 
     def _receive_failure(self, identity: int, failure: pb.Failure) -> None:
         answer = self._routes.get(identity)
@@ -254,3 +297,11 @@ class Multiplexer:
         delay = answer.failed(error_from_failure(failure), self._clock())
         if delay is not None:
             self._retries.append((delay, answer))
+
+
+def _logprobs_of(deltas: pb.SessionDeltas) -> Iterator[tuple[TokenLogprobs, ...]]:
+    """The deltas' log-probabilities, delta by delta."""
+    logprobs, end = logprobs_from_messages(deltas.logprobs), 0
+    for count in deltas.logprob_counts:
+        begin, end = end, end + count
+        yield logprobs[begin:end]

@@ -9,7 +9,7 @@ import grpc
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 from tokenstream_client.answer import Answer
-from tokenstream_client.channel import key_metadata
+from tokenstream_client.channel import key_metadata, trace_metadata
 from tokenstream_client.errors import Unavailable
 from tokenstream_client.events import Delta, Started, event_from_message
 from tokenstream_client.status import error_from_rpc
@@ -81,8 +81,11 @@ class OwnCall:
     def _open(self) -> None:
         answer, now = self._answer, self._loop.time()
         message = answer.open_message(credit=False)
-        begin = self._stub.Resume if isinstance(message, pb.ResumeRequest) else self._stub.Generate
         metadata = key_metadata(self._key)
+        begin = self._stub.Resume
+        if isinstance(message, pb.GenerateRequest):
+            begin, terms = self._stub.Generate, answer.terms
+            metadata += trace_metadata(terms.traceparent, terms.tracestate)
         self._call = begin(message, timeout=answer.remaining(now), metadata=metadata)
         if answer.must_be_stopped and not answer.stream_id:
             # In a task of its own, which goes on to learn the id when the reader leaves.
@@ -129,8 +132,10 @@ class OwnCall:
             if answer.ended:  # it was not the next one
                 self.leave()
         elif event is not None:
-            # More choices may finish: the end is the call's.
+            # The end is the call's: a failure can still follow.
             answer.on_finished(event, last=False)
+            if answer.ended:  # it was not the end of a choice that runs
+                self.leave()
 
     def _at_the_end(self) -> None:
         if self._answer.finished:

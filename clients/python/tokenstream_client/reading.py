@@ -18,17 +18,20 @@ class Reading:
 
     @property
     def finished(self) -> Finished | None:
-        """The answer's end, with its usage and timings; None until it was read."""
+        """The answer's end, with its usage and timings; None until it was read. Of several choices
+        the one that was read last: each one's is an event.
+        """
         return self._finished
 
     @property
     def next_token_index(self) -> int:
-        """Index of the first token that was not read yet: what `resume` takes."""
+        """Index of the first token that was not read yet, of choice 0: what `resume` takes."""
         return self._next_token_index
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self._next_token_index = event.first_token_index + len(event.token_ids)
+        if type(event) is Delta:
+            if not event.choice_index:
+                self._next_token_index = event.first_token_index + len(event.token_ids)
         elif isinstance(event, Started):
             self._started = event
         elif isinstance(event, Finished):

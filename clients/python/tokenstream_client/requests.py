@@ -4,7 +4,7 @@
 against the contract's fields.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
 from tokenstream_client.errors import FieldViolation, InvalidRequest
+from tokenstream_client.prompts import Chat, Prompt
 
 OnDisconnect = Literal["end", "detach"]
 Priority = Literal["low", "normal", "high"]
@@ -59,6 +60,21 @@ class GenerateOptions(TypedDict, total=False):
     """Whether special tokens are left out of the text. Default true."""
     include_stop: bool | None
     """Whether the text includes the stop string or token that ended it. Default false."""
+    n: int | None
+    """Number of choices: so many answers to the one prompt, each with its own randomness (the seed
+    plus its index), 1 to 16. Default 1. With more, events tell theirs by `choice_index`, and a lost
+    connection is an error: they can be neither resumed nor detached."""
+    logprobs: int | None
+    """Log-probabilities: of each token, and of so many of the likeliest in its place, 0 to 20.
+    Default: none."""
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits of these tokens before a choice is made, -100 to 100; at most 1024."""
+    json_object: bool | None
+    """True keeps the answer to some JSON object. At most one of the three forms can be given."""
+    json_schema: str | None
+    """A JSON Schema, as text, that the answer is kept to; at most 64 KiB."""
+    regex: str | None
+    """A regular expression that the answer is kept to; at most 4 KiB."""
     priority: Priority | None
     """Before all others ("high"), or when nobody else waits ("low"). Default "normal"."""
 
@@ -91,7 +107,12 @@ _WANTED: Final = {
 }
 
 _TOP_FIELDS: Final = ("model", "client_request_id")
-_SAMPLING_FIELDS: Final = tuple(field.name for field in pb.SamplingOptions.DESCRIPTOR.fields)
+_FORMS: Final = tuple(field.name for field in pb.StructuredOutput.DESCRIPTOR.fields)
+_SAMPLING_FIELDS: Final = tuple(
+    field.name
+    for field in pb.SamplingOptions.DESCRIPTOR.fields
+    if field.name not in ("logit_bias", "structured_output")
+)
 _STREAM_FIELDS: Final = ("max_delay_ms", "max_tokens_per_message", "reading_tokens_per_second")
 _CHOICES: Final[dict[str, dict[str, int]]] = {
     "on_disconnect": {
@@ -107,9 +128,7 @@ _CHOICES: Final[dict[str, dict[str, int]]] = {
 _LONGEST_TIME_TO_LIVE_S: Final = 1_000_000
 
 
-def generate_request(
-    prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
-) -> pb.GenerateRequest:
+def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> pb.GenerateRequest:
     """Build a request. A string is text, a sequence of integers is token ids.
 
     Raises:
@@ -125,6 +144,12 @@ def generate_request(
         raise TypeError("the prompt must be text or token ids, not bytes")
     if isinstance(prompt, str):
         writer.put(request, "", "text", prompt)
+    elif isinstance(prompt, Chat):
+        request.chat.SetInParent()
+        for position, message in enumerate(prompt.messages):
+            entry = request.chat.messages.add()
+            for name in ("role", "content", "name"):
+                writer.put(entry, f"chat.messages[{position}].", name, getattr(message, name))
     else:
         request.token_ids.SetInParent()  # empty is set too, and for the service to refuse
         writer.put(request.token_ids, "token_ids.", "ids", prompt)
@@ -134,6 +159,13 @@ def generate_request(
     for name in _SAMPLING_FIELDS:
         if name in values:
             writer.put(request.sampling, "sampling.", name, values.pop(name))
+    if "logit_bias" in values:
+        writer.map(request.sampling, "sampling.", "logit_bias", values.pop("logit_bias"))
+    forms = {name: values.pop(name) for name in _FORMS if name in values}
+    for name, value in forms.items():
+        writer.put(request.sampling.structured_output, "sampling.structured_output.", name, value)
+    if len(forms) > 1:
+        writer.refuse("sampling.structured_output", f"give one of {', '.join(forms)}")
     for name in _STREAM_FIELDS:
         if name in values:
             writer.put(request.stream, "stream.", name, values.pop(name))
@@ -223,7 +255,19 @@ class _Writer:
         except (TypeError, ValueError, OverflowError):
             wanted = _WANTED[field.type]
             article = "a list, each " if field.is_repeated else ""
-            self._violations.append(FieldViolation(prefix + name, f"must be {article}{wanted}"))
+            self.refuse(prefix + name, f"must be {article}{wanted}")
+
+    def map(self, message: Message, prefix: str, name: str, value: Any) -> None:
+        try:
+            getattr(message, name).update(value)
+        except (TypeError, ValueError, OverflowError):
+            entry = message.DESCRIPTOR.fields_by_name[name].message_type
+            assert entry is not None
+            key, wanted = (_WANTED[entry.fields_by_name[part].type] for part in ("key", "value"))
+            self.refuse(prefix + name, f"must be a mapping, each {key} to {wanted}")
+
+    def refuse(self, field: str, why: str) -> None:
+        self._violations.append(FieldViolation(field, why))
 
     def choose(self, message: Message, prefix: str, name: str, value: object) -> None:
         choices = _CHOICES[name]

@@ -177,8 +177,8 @@ class Session:
             while True:
                 await self._frames.wait()
                 self._frames.clear()
-                while (frame := self._multiplexer.next_frame()) is not None:
-                    await call.write(frame)
+                while (message := self._multiplexer.next_message()) is not None:
+                    await call.write(message)
                 if self._closing:
                     await call.done_writing()
                     return

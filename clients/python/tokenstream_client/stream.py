@@ -21,7 +21,8 @@ class AsyncStream(Reading):
     ``on_disconnect="detach"`` it goes on there.
 
     What waits here for a reader that pauses is at most ``ClientOptions.window_tokens`` tokens and
-    three events more; the service sends no more until it reads on.
+    three events more; the service sends no more until it reads on. With several choices that holds
+    for each of them.
     """
 
     def __init__(self, delivery: Delivery) -> None:
@@ -48,7 +49,10 @@ class AsyncStream(Reading):
             delivery.leave()
 
     async def text(self) -> AsyncGenerator[str, None]:
-        """Yield only the answer's text, piece by piece, none empty. Raises TokenstreamError."""
+        """Yield only the answer's text, piece by piece, none empty. Raises TokenstreamError.
+
+        The texts of several choices come as they do, mixed: to tell them apart, read the events.
+        """
         async with aclosing(aiter(self)) as events:
             async for event in events:
                 if isinstance(event, Delta) and event.text:

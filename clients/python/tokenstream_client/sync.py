@@ -12,6 +12,7 @@ from tokenstream_client.channel import ClientOptions, Tls, check_key
 from tokenstream_client.events import Delta, Event
 from tokenstream_client.loop_thread import LoopThread
 from tokenstream_client.models import Model
+from tokenstream_client.prompts import Prompt
 from tokenstream_client.reading import Reading
 from tokenstream_client.requests import GenerateOptions
 from tokenstream_client.stream import AsyncStream
@@ -112,16 +113,25 @@ class Client:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         *,
         timeout: float | None = None,
         api_key: str | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
         **options: Unpack[GenerateOptions],
     ) -> Stream:
         """Begin an answer, as `AsyncClient.generate`."""
 
         async def begin(client: AsyncClient) -> AsyncStream:
-            return client.generate(prompt, timeout=timeout, api_key=api_key, **options)
+            return client.generate(
+                prompt,
+                timeout=timeout,
+                api_key=api_key,
+                traceparent=traceparent,
+                tracestate=tracestate,
+                **options,
+            )
 
         return Stream(self._run(begin), self._loop)
 

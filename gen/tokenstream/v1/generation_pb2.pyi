@@ -1055,6 +1055,7 @@ class SessionRequest(message.Message):
     CREDIT_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     CLOSE_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     @builtins.property
     def start(self) -> SessionStart:
         """Begin a request."""
@@ -1075,6 +1076,10 @@ class SessionRequest(message.Message):
     def close(self) -> SessionClose:
         """Stop reading one request, as if its own call had broken."""
 
+    @builtins.property
+    def batch(self) -> SessionBatch:
+        """Several of these at once."""
+
     def __init__(
         self,
         *,
@@ -1083,14 +1088,39 @@ class SessionRequest(message.Message):
         credit: SessionCredit | None = ...,
         resume: SessionResume | None = ...,
         close: SessionClose | None = ...,
+        batch: SessionBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["action", b"action", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["action", b"action", "batch", b"batch", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "batch", b"batch", "cancel", b"cancel", "close", b"close", "credit", b"credit", "resume", b"resume", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = typing.Literal["start", "cancel", "credit", "resume", "close"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = typing.Literal["start", "cancel", "credit", "resume", "close", "batch"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+@typing.final
+class SessionBatch(message.Message):
+    """Messages of the caller's that are followed in their order, as if each had
+    come by itself: a burst of requests then costs one message.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def requests(self) -> containers.RepeatedCompositeFieldContainer[SessionRequest]:
+        """None of them a batch."""
+
+    def __init__(
+        self,
+        *,
+        requests: abc.Iterable[SessionRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class SessionStart(message.Message):

@@ -102,7 +102,7 @@ class GenerationServiceServicer:
         many calls, and lets each reader say by credit how far it has got.
 
         In: start, cancel, credit, resume and close, each for one id that the
-        caller chose. Out: the events of all requests, at most one message for
+        caller chose, by itself or in a batch. Out: the events of all requests, at most one message for
         each engine step. What concerns one request is told in that request's
         events: its failure does not end the session. When the caller has closed
         its sending side, the session ends with OK after its last request. When

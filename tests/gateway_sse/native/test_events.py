@@ -4,7 +4,7 @@ import json
 
 import pytest
 from httpx_sse import ServerSentEvent
-from httpx_sse._decoders import SSEDecoder
+from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,14 +25,9 @@ def encoder(resumed: EventId | None = None) -> SseEncoder:
 
 
 def decode(encoded: bytes) -> list[ServerSentEvent]:
-    # All three line ends of the specification, and nothing else, end a line.
-    text = encoded.decode().replace("\r\n", "\n").replace("\r", "\n")
-    decoder, events = SSEDecoder(), []
-    for line in text.split("\n"):
-        event = decoder.decode(line)
-        if event is not None:
-            events.append(event)
-    return events
+    lines, decoder = SSELineDecoder(), SSEDecoder()
+    events = [decoder.decode(line) for line in lines.decode(encoded.decode())]
+    return [event for event in events if event is not None]
 
 
 @given(TEXT.filter(bool))

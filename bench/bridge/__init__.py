@@ -1,0 +1,1 @@
+"""What the bridge costs beyond what `bench` shows: its HTTP stack, first tokens, held streams."""

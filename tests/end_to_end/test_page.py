@@ -29,7 +29,7 @@ pytestmark = [
 
 QUESTION = "Explain the life of a request step by step."
 # Long enough to be cut in its midst for seconds: the demo model writes some 200 tokens a second.
-LENGTH = 960
+LENGTH = 640
 CUT_S = 3.0
 NOTHING = EngineCensus(0, 0)
 ANSWER = ".answer-text"

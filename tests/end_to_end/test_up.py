@@ -104,7 +104,7 @@ def page(up: Up) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
         page = browser.new_context().new_page()
-        page.goto(f"http://{up.gateway}/#completion")
+        page.goto(f"http://{up.gateway}/")
         yield page
         browser.close()
 
@@ -179,13 +179,15 @@ def test_a_bad_request_to_the_bridge_is_an_http_status_that_names_the_field(up: 
 
 
 @pytest.mark.browser
-def test_the_page_streams_an_answer_and_shows_its_figures(page: Page) -> None:
+def test_the_page_chats_and_shows_its_figures(page: Page) -> None:
     page.locator("#prompt").fill(QUESTION)
     page.locator("#send").click()
 
-    expect(page.locator(".answer-text")).to_contain_text(ANSWER, timeout=15_000)
-    expect(page.locator("[data-figure='first-token']")).to_have_text(re.compile(r"\d"))
-    expect(page.locator("[data-figure='rate']")).to_have_text(re.compile(r"\d"))
+    expect(page.locator(".turn:last-child .answer-text")).to_contain_text(ANSWER, timeout=15_000)
+    expect(page.locator(".turn:last-child [data-figure='first-token']")).to_have_text(
+        re.compile(r"\d")
+    )
+    expect(page.locator(".turn:last-child [data-figure='rate']")).to_have_text(re.compile(r"\d"))
 
 
 @contextmanager

@@ -212,25 +212,10 @@ async def test_a_refused_key_is_told_at_its_field(page: Page) -> None:
     await expect(page.locator("#api-key")).to_be_focused()
 
 
-def stream_of(text: str) -> str:
-    events = [
-        'event: started\nid: s:0\ndata: {"stream_id": "s", "model": "a-model"}\n\n',
-        f"id: s:9\ndata: {json.dumps({'token': text})}\n\n",
-        'event: finished\nid: s:9:end\ndata: {"reason": "stop", "usage": {"completion_tokens": 9},'
-        ' "timings": {"time_to_first_token_ms": 1, "total_ms": 2}}\n\ndata: [DONE]\n\n',
-    ]
-    return "".join(events)
-
-
 async def test_a_chat_sends_what_was_said_before_and_shows_who_speaks(open_page: OpenPage) -> None:
     page = await open_page("/")
     bodies: list[dict[str, object]] = []
-
-    async def answer(route: Route) -> None:
-        bodies.append(route.request.post_data_json)
-        await route.fulfill(content_type="text/event-stream", body=stream_of(f"No. {len(bodies)}"))
-
-    await page.route(STREAM, answer)
+    page.on("request", lambda r: bodies.append(r.post_data_json) if r.method == "POST" else None)
     await ask(page, "First?")
     await ended(page)
     await ask(page, "Second?")
@@ -238,15 +223,28 @@ async def test_a_chat_sends_what_was_said_before_and_shows_who_speaks(open_page:
 
     assert bodies[1]["messages"] == [
         {"role": "user", "content": "First?"},
-        {"role": "assistant", "content": "No. 1"},
+        {"role": "assistant", "content": "First?"},
         {"role": "user", "content": "Second?"},
     ]
-    assert await page.locator("#chat-turns .who").all_inner_texts() == ["a-model", "a-model"]
-    assert await page.locator("#chat-turns .asker").all_inner_texts() == ["You", "You"]
+    turns = page.locator("#chat-turns")
+    assert await turns.locator(".asker").all_inner_texts() == ["You", "You"]
+    assert await turns.locator(".question").all_inner_texts() == ["First?", "Second?"]
+    assert await turns.locator(".who").all_inner_texts() == ["scripted", "scripted"]
+    assert await turns.locator(".answer-text").all_inner_texts() == ["First?", "Second?"]
     await page.locator("#clear").click()
     await ask(page, "Anew?")
     await ended(page)
     assert bodies[2]["messages"] == [{"role": "user", "content": "Anew?"}]
+
+
+async def test_the_modes_keep_their_own_texts(page: Page) -> None:
+    await ask(page, "A text")
+    await ended(page)
+    await page.locator("label", has_text="Chat").click()
+    await expect(page.locator("#welcome")).to_be_visible()
+    await expect(page.locator(".turn")).to_be_hidden()
+    await page.locator("label", has_text="Completion").click()
+    await expect(page.locator(".turn")).to_be_visible()
 
 
 @pytest.mark.parametrize("shape", ["data", "models", None])

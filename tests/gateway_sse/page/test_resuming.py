@@ -12,7 +12,7 @@ from gateway_sse.config import GatewaySettings
 from tests.clients.tcp_proxy import TcpProxy, tcp_proxy
 from tests.gateway_sse.conftest import Gateway
 from tests.gateway_sse.page.conftest import OpenPage
-from tests.gateway_sse.page.test_page import ANSWER, STREAM, ask, ended, until_idle
+from tests.gateway_sse.page.test_page import ANSWER, STREAM, ask, ended
 from tests.service.running import RunningService
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -103,10 +103,9 @@ async def test_a_device_that_goes_offline_comes_back_at_once(page: Page, network
 
 
 async def test_cut_again_and_again(page: Page, network: TcpProxy) -> None:
-    for _ in range(3):
-        text = await page.locator(ANSWER).text_content()
+    for times in range(1, 4):
         network.cut()
-        await expect(page.locator(ANSWER)).not_to_have_text(text or "")
+        await expect(page.locator(".notes li")).to_have_count(times)
     await resumed(page, times=3)
 
 
@@ -145,8 +144,3 @@ async def test_a_stream_that_is_gone_is_said_and_can_be_asked_again(
     await page.unroute(STREAM)
     await page.locator(".problem button").click()
     await resumed(page, times=0)
-
-
-async def test_nothing_is_left_behind(page: Page, echo: RunningService) -> None:
-    await resumed(page, times=0)
-    await until_idle(echo, 1)

@@ -63,12 +63,12 @@ function fail(conversation, answer, text, error) {
     ask(text);
   };
   answer.fail(inWords(error), error.retryAfterS, again);
-  tell("No answer came to its end.");
+  tell("This request failed.");
   if (error instanceof Problem && error.violations.length > 0) {
     // There is nothing to try again before it is mended: the question goes back to where it was.
     conversation.withdraw(answer);
     $("prompt").value ||= text;
-    tell("The request has something wrong in it.");
+    tell("Something in the request is wrong.");
     showViolations(error.violations);
   } else if (error.status === 401) refuseKey(inWords(error));
 }

@@ -1,6 +1,6 @@
 // The form's fields: what they say, and what is wrong with them.
 
-import { sentence } from "./problem.js";
+import { sentence, stopped } from "./problem.js";
 
 // The API's names of what the form has; all others are in the field for other fields.
 const IDS = {
@@ -39,7 +39,7 @@ export function showViolations(violations) {
   for (const { field, description } of violations) {
     const input = inputOf(field);
     const known = IDS[field.split(/[.[]/)[0]] !== undefined || field === "other";
-    const said = known ? sentence(description) : `${field}: ${description}.`;
+    const said = known ? sentence(description) : `${field}: ${stopped(description)}`;
     const error = document.getElementById(`${input.id}-error`);
     error.textContent = error.textContent ? `${error.textContent} ${said}` : said;
     error.hidden = false;

@@ -24,12 +24,7 @@ export class Problem extends Error {
   }
 }
 
-const SAYINGS = {
-  401: "This service wants an API key, and takes none or not this one.",
-  403: "This API key may not do that.",
-  429: "The service has its hands full.",
-  503: "The service cannot take requests right now.",
-};
+const NO_KEY = "This service wants an API key, and takes none or not this one.";
 
 /** Returns one sentence for people. */
 export function inWords(problem) {
@@ -39,11 +34,15 @@ export function inWords(problem) {
       : "This device is offline, so the gateway cannot be reached.";
   }
   const said = sentence(problem.message);
-  return SAYINGS[problem.status] ? `${SAYINGS[problem.status]} ${said}` : said;
+  return problem.status === 401 ? `${NO_KEY} ${said}` : said;
 }
 
 /** Returns words with a capital and a full stop. */
 export function sentence(text) {
-  const first = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?…]$/.test(first) ? first : `${first}.`;
+  return stopped(text.charAt(0).toUpperCase() + text.slice(1));
+}
+
+/** Returns words with a full stop, unless they have an end already. */
+export function stopped(text) {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }

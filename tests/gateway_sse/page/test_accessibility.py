@@ -38,7 +38,7 @@ async def test_all_states_can_be_read_and_operated(
     error: dict[str, Any] = {"message": "the queue is full", "retry_after_s": 0.1}
     await page.route(STREAM, lambda route: route.fulfill(status=503, json={"error": error}))
     await ask(page, LONG)
-    await expect(page.locator(".problem button")).to_be_enabled()
+    await expect(page.locator(".turn:last-child .problem button")).to_be_enabled()
     assert await page.evaluate(AUDIT) == [], "after a failure"
 
 

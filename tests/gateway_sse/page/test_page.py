@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, Request, Route, expect
@@ -36,6 +38,20 @@ def milliseconds(shown: str) -> float:
     return float(number) * {"ms": 1, "s": 1000}[unit]
 
 
+def sent_to(sent: list[Request], path: str) -> Callable[[Request], None]:
+    """Return what keeps the requests to a path."""
+
+    def keep(request: Request) -> None:
+        if request.url.endswith(path):
+            sent.append(request)
+
+    return keep
+
+
+def body_of(request: Request) -> Any:
+    return json.loads(request.post_data or "")
+
+
 async def until_idle(service: RunningService, within_s: float) -> None:
     async with asyncio.timeout(within_s):
         while (await service.engine.census()).running:
@@ -63,6 +79,24 @@ async def test_text_of_all_kinds_arrives_unchanged(page: Page) -> None:
     await ask(page, text)
     await ended(page)
     assert await page.locator(ANSWER).text_content() == text
+
+
+async def test_whatever_comes_between_two_frames_is_drawn_at_once(page: Page) -> None:
+    await page.evaluate("""() => {
+        window.held = [];
+        window.requestAnimationFrame = (draw) => held.push(draw);
+    }""")
+    await page.locator("#settings-toggle").click()
+    await page.locator("#max-delay").fill("0")
+    await ask(page, LONG)
+    await expect(page.locator("#status")).to_have_text("Streaming…")
+    await asyncio.sleep(0.2)
+    assert await page.locator(ANSWER).text_content() == ""
+
+    assert await page.evaluate("held.length") == 1
+    await page.evaluate("held.pop()()")
+    assert len(await page.locator(ANSWER).text_content() or "") > 10
+    await page.keyboard.press("Escape")
 
 
 async def test_buffered_shows_nothing_before_all_is_there(page: Page) -> None:
@@ -192,13 +226,12 @@ async def test_a_gateway_that_cannot_be_reached_is_said_and_can_be_asked_again(p
 
 async def test_a_key_goes_with_the_request_and_stays_in_the_tab(page: Page) -> None:
     sent: list[Request] = []
-    page.on("request", lambda request: sent.append(request))
+    page.on("request", sent_to(sent, "/v1/completions/stream"))
     await page.locator("#settings-toggle").click()
     await page.locator("#api-key").fill("ts_secret")
     await ask(page, "Hello")
     await ended(page)
-    (request,) = [r for r in sent if r.method == "POST"]
-    assert request.headers["authorization"] == "Bearer ts_secret"
+    assert sent[-1].headers["authorization"] == "Bearer ts_secret"
     kept = await page.evaluate("[JSON.stringify(localStorage), JSON.stringify(sessionStorage)]")
     assert "ts_secret" not in kept[0]
     assert "ts_secret" in kept[1]
@@ -214,14 +247,14 @@ async def test_a_refused_key_is_told_at_its_field(page: Page) -> None:
 
 async def test_a_chat_sends_what_was_said_before_and_shows_who_speaks(open_page: OpenPage) -> None:
     page = await open_page("/")
-    bodies: list[dict[str, object]] = []
-    page.on("request", lambda r: bodies.append(r.post_data_json) if r.method == "POST" else None)
+    sent: list[Request] = []
+    page.on("request", sent_to(sent, "/v1/completions/stream"))
     await ask(page, "First?")
     await ended(page)
     await ask(page, "Second?")
     await ended(page)
 
-    assert bodies[1]["messages"] == [
+    assert body_of(sent[1])["messages"] == [
         {"role": "user", "content": "First?"},
         {"role": "assistant", "content": "First?"},
         {"role": "user", "content": "Second?"},
@@ -234,7 +267,7 @@ async def test_a_chat_sends_what_was_said_before_and_shows_who_speaks(open_page:
     await page.locator("#clear").click()
     await ask(page, "Anew?")
     await ended(page)
-    assert bodies[2]["messages"] == [{"role": "user", "content": "Anew?"}]
+    assert body_of(sent[2])["messages"] == [{"role": "user", "content": "Anew?"}]
 
 
 async def test_the_modes_keep_their_own_texts(page: Page) -> None:
@@ -252,7 +285,7 @@ async def test_the_models_name_is_shown_in_whichever_form_it_comes(
     open_page: OpenPage, shape: str | None
 ) -> None:
     page = await open_page("/healthz")
-    body = {shape: [{"id": "a-model"}]} if shape else {"error": {}}
+    body: dict[str, Any] = {shape: [{"id": "a-model"}]} if shape else {"error": {}}
     await page.route(
         "**/v1/models", lambda route: route.fulfill(status=200 if shape else 404, json=body)
     )
@@ -264,7 +297,7 @@ async def test_timings_are_shared_only_when_that_was_chosen_and_that_is_remember
     page: Page, bridge: Gateway
 ) -> None:
     sent: list[Request] = []
-    page.on("request", lambda r: sent.append(r) if r.url.endswith("/v1/perceived") else None)
+    page.on("request", sent_to(sent, "/v1/perceived"))
     await ask(page, "Hello")
     await ended(page)
     assert sent == []
@@ -277,7 +310,7 @@ async def test_timings_are_shared_only_when_that_was_chosen_and_that_is_remember
     async with page.expect_response("**/v1/perceived") as answered:
         await ask(page, LONG)
     assert (await answered.value).status == 204
-    seen = sent[0].post_data_json
+    seen = body_of(sent[0])
     assert 0 < seen["first_token_ms"] < seen["last_token_ms"]
     assert 20 < seen["longest_gap_ms"] < seen["last_token_ms"]
 

@@ -17,7 +17,7 @@ from tests.service.running import RunningService
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-TEXT = "One after another they arrive, and none is lost on its way. " * 6
+TEXT = "One after another they arrive, and none is lost on its way. " * 4
 RESUMED = re.compile(r"^The connection was lost for [\d.]+ m?s\. .* no text was lost\.$")
 
 

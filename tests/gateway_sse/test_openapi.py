@@ -11,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
+from schemathesis.core.result import Ok
 
 from gateway_sse.app import create_app
 from gateway_sse.config import GatewaySettings
@@ -94,6 +95,7 @@ def ask_everything(described: dict[str, Any], url: str) -> list[tuple[str, str]]
 
     asked = []
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
         modes = schemathesis.GenerationMode
         test_of(operation.as_strategy(generation_mode=modes.POSITIVE))()

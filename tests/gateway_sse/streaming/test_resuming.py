@@ -17,7 +17,7 @@ from tests.gateway_sse.streaming.conftest import Bridges
 from tests.service.running import RunningService, eventually
 
 PROMPT = "Grüße,\r\n😀 data: STOIC ST\x01 STOP and no more"
-EACH: dict[str, Any] = {"max_delay_ms": 0}
+EACH: dict[str, Any] = {"max_delay_ms": 0, "max_tokens_per_message": 1}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -44,7 +44,7 @@ async def test_an_answer_cut_after_every_event_while_it_is_decoded_is_joined_the
 ) -> None:
     running = await serve(ScriptedEngine(step_s=0.01))
     replicas = [bridges(running), bridges(running)]
-    query = {"prompt": PROMPT, "stop": "STOP", "max_delay_ms": 0}
+    query = {"prompt": PROMPT, "stop": "STOP", **EACH}
     events: list[ServerSentEvent] = []
     last_event_id = None
     while not events or events[-1].event != "finished":

@@ -1,4 +1,7 @@
-"""Take pictures of the page while it streams, in light and dark; `make serve` must be running."""
+"""Take pictures of the page while it streams; `make serve` must be running.
+
+Light and dark, wide and narrow, each in the midst of the second answer of a chat.
+"""
 
 import re
 import sys
@@ -7,28 +10,43 @@ from shutil import which
 
 from playwright.sync_api import expect, sync_playwright
 
-QUESTION = "Explain the life of a request step by step."
+FIRST = "What is time to first token?"
+SECOND = "Explain the life of a request step by step."
+WIDE, NARROW = (1000, 800), (390, 780)
+PICTURES = {
+    "page-light": ("light", WIDE),
+    "page-dark": ("dark", WIDE),
+    "page-narrow-light": ("light", NARROW),
+    "page-narrow-dark": ("dark", NARROW),
+}
 
 
 def main(url: str, folder: Path) -> None:
-    """Write page-light.png and page-dark.png."""
+    """Write the pictures as PNG."""
     chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
         )
-        for scheme in ("light", "dark"):
+        for name, (scheme, (width, height)) in PICTURES.items():
             page = browser.new_page(
-                color_scheme=scheme, viewport={"width": 1000, "height": 760}, device_scale_factor=1
+                color_scheme=scheme,
+                viewport={"width": width, "height": height},
+                device_scale_factor=1,
             )
             page.goto(url)
-            page.locator("#prompt").fill(QUESTION)
-            page.locator("#send").click()
-            expect(page.locator("#answer")).to_have_text(
-                re.compile(r".{500}", re.S), timeout=15_000
+            expect(page.locator("#service")).to_have_attribute("data-state", "ready")
+            for number, question in enumerate((FIRST, SECOND), 1):
+                expect(page.locator("#send")).to_be_visible(timeout=15_000)
+                page.locator("#prompt").fill(question)
+                page.locator("#send").click()
+                expect(page.locator(".turn")).to_have_count(number)
+            expect(page.locator(".turn:last-child .answer-text")).to_have_text(
+                re.compile(r".{100}", re.S), timeout=15_000
             )
-            page.screenshot(path=folder / f"page-{scheme}.png")
+            page.screenshot(path=folder / f"{name}.png")
+            page.close()
         browser.close()
 
 

@@ -17,7 +17,8 @@ from gateway_sse.streaming.outcomes import Outcome
 @dataclass(frozen=True, slots=True)
 class Parting:
     """`linger_s`: how long it waits, parked, for being resumed before it is ended. `detach`: it is
-    not ended, but stays on the service for its time to live.
+    not ended, but stays on the service for its time to live. One that has not started ends in any
+    case: its client has no id to come back with.
     """
 
     linger_s: float = 0.0
@@ -47,7 +48,7 @@ def part(bridge: Bridge, opened: Parted, parting: Parting) -> None:
     bridge.metrics.ended(opened.outcome)
     if stream.ended:
         stream.cancel()
-    elif parting.detach:
+    elif parting.detach and stream.started:
         stream.detach()
     elif opened.outcome is Outcome.LEFT and stream.started and parting.linger_s > 0:
         bridge.streams.linger(stream, parting.linger_s)

@@ -13,6 +13,7 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._stranded: list[asyncio.Event] = []
         self.target = ""
         self.refusing = False
         self.connections = 0
@@ -32,6 +33,17 @@ class TcpProxy:
         """Swallow everything from now on, without a word."""
         self._flowing.clear()
 
+    def release(self) -> None:
+        """Pass on what was held, and go on."""
+        self._flowing.set()
+
+    def strand(self) -> None:
+        """Swallow everything on the connections that there are, for good; new ones work."""
+        self._flowing.clear()
+        self._stranded.append(self._flowing)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:
@@ -47,9 +59,10 @@ class TcpProxy:
         await asyncio.gather(self._pipe(reader, up_writer), self._pipe(up_reader, writer))
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        flowing = self._flowing
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await self._flowing.wait()
+                await flowing.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
@@ -65,7 +78,8 @@ async def tcp_proxy(target: str) -> AsyncIterator[TcpProxy]:
     try:
         yield proxy
     finally:
-        proxy._flowing.set()
+        for flowing in (proxy._flowing, *proxy._stranded):
+            flowing.set()
         proxy.cut()
         server.close()
         await server.wait_closed()

@@ -18,6 +18,8 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.chromium import ARGUMENTS, chromium
+
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 READY_WITHIN_S = 150
@@ -100,27 +102,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def page(up: Up) -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--disable-background-networking",
-            ],
-        )
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
         page = browser.new_context().new_page()
         page.goto(f"http://{up.gateway}/")
         yield page
         browser.close()
-
-
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        for folder in os.environ["PATH"].split(os.pathsep):
-            if (path := Path(folder) / name).is_file():
-                return str(path)
-    pytest.fail("no Chromium found; scripts/test-tools installs it")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -193,13 +179,15 @@ def test_a_bad_request_to_the_bridge_is_an_http_status_that_names_the_field(up: 
 
 
 @pytest.mark.browser
-def test_the_page_streams_an_answer_and_shows_its_figures(page: Page) -> None:
+def test_the_page_chats_and_shows_its_figures(page: Page) -> None:
     page.locator("#prompt").fill(QUESTION)
     page.locator("#send").click()
 
-    expect(page.locator("#answer")).to_contain_text(ANSWER, timeout=15_000)
-    expect(page.locator("#ttft")).to_have_text(re.compile(r"\d"))
-    expect(page.locator("#rate")).to_have_text(re.compile(r"\d"))
+    expect(page.locator(".turn:last-child .answer-text")).to_contain_text(ANSWER, timeout=15_000)
+    expect(page.locator(".turn:last-child [data-figure='first-token']")).to_have_text(
+        re.compile(r"\d")
+    )
+    expect(page.locator(".turn:last-child [data-figure='rate']")).to_have_text(re.compile(r"\d"))
 
 
 @contextmanager
@@ -223,7 +211,7 @@ def engine_held(up: Up) -> Iterator[None]:
 @pytest.mark.browser
 def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Page) -> None:
     up.until_running(0)  # the last test's answer has ended before the engine is held
-    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator("#send")).to_be_visible()
     before = up.requests_ended()["cancelled"]
     with engine_held(up):
         page.locator("#prompt").fill("Tell me a story about a token.")
@@ -234,22 +222,6 @@ def test_the_pages_stop_button_ends_the_request_on_the_service(up: Up, page: Pag
 
         up.until_ended("cancelled", before + 1, within_s=5)
         expect(page.locator("#status")).to_have_text(re.compile("[Ss]topped"))
-
-
-@pytest.mark.browser
-def test_a_closed_tab_ends_the_request_on_the_service(up: Up, page: Page) -> None:
-    before = up.requests_ended()["cancelled"]
-    tab = page.context.new_page()
-    tab.goto(f"http://{up.gateway}/")
-    up.until_running(0)
-    with engine_held(up):
-        tab.locator("#prompt").fill("Tell me a story about a token.")
-        tab.locator("#send").click()
-        up.until_running(1)
-
-        tab.close()
-
-        up.until_ended("cancelled", before + 1, within_s=5)
 
 
 def test_an_interrupt_ends_both_cleanly_and_leaves_nothing_behind(up: Up) -> None:

@@ -83,7 +83,7 @@ async def test_a_request_that_waits_for_its_place_in_the_engine_has_started_and_
             while received.count(comment) < 2:
                 received += await asyncio.wait_for(loop.sock_recv(connection, 65536), 2)
             assert b"started" in received
-            assert b"token" not in received.replace(b"prompt_tokens", b"")
+            assert b'"token"' not in received
 
 
 async def test_nothing_is_sent_before_the_service_took_the_request(

@@ -108,7 +108,7 @@ async def test_a_hundred_slow_and_a_hundred_vanishing_browsers_hold_nobody_up_an
     settings = GatewaySettings(upstream=running.target, listen="127.0.0.1:0", drain_grace_s=0)
     bridge = Gateway(settings)
     files_before = open_files()
-    healthy = Readers(bridge.port)
+    healthy, gate = Readers(bridge.port), running.service.gate
     async with healthy.reading(HEALTHY):
         before = await healthy.gaps(GAPS)
 
@@ -128,7 +128,6 @@ async def test_a_hundred_slow_and_a_hundred_vanishing_browsers_hold_nobody_up_an
             vanish.set()
             noticing = asyncio.create_task(healthy.gaps(GAPS))
             gone_at = time.monotonic()
-            gate = running.service.gate
             await eventually(lambda: gate.held == HEALTHY + SLOW, within_s=2)
             took_s = time.monotonic() - gone_at
             waves.append(await noticing)

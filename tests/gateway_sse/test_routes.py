@@ -40,8 +40,6 @@ async def test_the_page_and_all_it_needs_are_there(http: httpx.AsyncClient) -> N
     assert "unsafe" not in policy
     assert "style=" not in page.text
     assert "onclick" not in page.text
-    for name in ("prompt", "send", "stop", "chat-turns", "status", "streamed", "buffered"):
-        assert f'id="{name}"' in page.text
     needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert needed
     for path in needed:

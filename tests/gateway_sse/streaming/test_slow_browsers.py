@@ -58,7 +58,7 @@ async def test_of_a_browser_that_reads_nothing_little_waits_and_the_service_stop
 async def test_a_browser_that_takes_nothing_for_the_bridges_limit_is_dropped_and_counted(
     running: RunningService, bridges: Bridges
 ) -> None:
-    bridge = bridges(running, stall_limit_s=0.4, metrics_listen=f"127.0.0.1:{free_port()}")
+    bridge = bridges(running, stall_limit_s=1, metrics_listen=f"127.0.0.1:{free_port()}")
     with await slow_connection(bridge.port) as connection:
         await ask(connection, LONG)
         assert await ended(bridge, 1) == {"stalled": 1}

@@ -31,7 +31,12 @@ _STATUSES: Final = {
     "DEADLINE_EXCEEDED": 504,
 }
 _UNAUTHENTICATED: Final = 401
-_NOT_FOUND: Final = 404
+_REFUSALS: Final = {
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED",
+}
 _UPGRADE_REQUIRED: Final = 426
 _RETRYABLE: Final = (429, 503)
 _DEFAULT_RETRY_S: Final = 1.0
@@ -99,7 +104,7 @@ class Refused(Exception):  # a request is refused; nothing is wrong here
         violations = () if field is None else (FieldViolation(field, message),)
         text = message if field is None else f"{field}: {message}"
         super().__init__(text)
-        code = "NOT_FOUND" if status == _NOT_FOUND else "INVALID_ARGUMENT"
+        code = _REFUSALS.get(status, "INVALID_ARGUMENT")
         self.problem = Problem(status, code, reason, text, violations)
 
     @classmethod

@@ -89,9 +89,9 @@ def bind(settings: GatewaySettings) -> socket.socket:
     # Connections inherit it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     # A client that is gone without a word is found out soon after the next comment or ping, not
-    # after the quarter of an hour for which TCP tries; later than the bridge itself finds out that
+    # after the quarter of an hour for which TCP tries; well after the bridge itself finds out that
     # one takes nothing, which is another thing to count.
-    limit_ms = max(1, round(2000 * settings.stall_limit_s))
+    limit_ms = round(2000 * settings.stall_limit_s) + 10_000
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
     return listener
 

@@ -17,19 +17,23 @@ from gateway_sse.problems import (
     problem_from_error,
     problem_from_http,
 )
-from tokenstream_client import TokenstreamError
+from tokenstream_client import TokenstreamError, Unavailable
 
 _log = logging.getLogger("tokenstream.gateway")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_API: Final = "/v1/"
 _OTHER: Final = "other"  # paths that nobody knows are one label, however many there are
 
 
 @web.middleware
 async def errors_answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what a handler raised, and count what was answered."""
+    streams = bridge_of(request).streams
     try:
+        if streams.draining and request.path.startswith(_API):
+            raise Unavailable("the gateway is stopping", reason="GATEWAY_STOPPING")
         response = await handler(request)
     except asyncio.CancelledError:
         raise  # the client has gone
@@ -42,11 +46,12 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
     except Refused as refused:
         response = problem_response(request, refused.problem)
     except TokenstreamError as error:
-        explained = bridge_of(request).streams.explain(error)
-        response = problem_response(request, problem_from_error(explained))
+        response = problem_response(request, problem_from_error(streams.explain(error)))
     except Exception:
         _log.exception("a request failed: %s %s", request.method, request.path)
         response = problem_response(request, INTERNAL)
+    if streams.draining and request.path.startswith(_API) and not response.prepared:
+        response.force_close()  # the next request is to find another replica
     resource = request.match_info.route.resource
     route = _OTHER if resource is None else resource.canonical
     bridge_of(request).metrics.responded(route, response.status)

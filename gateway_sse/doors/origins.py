@@ -45,6 +45,17 @@ def let_in(app: web.Application, origins: Sequence[str]) -> None:
     app.on_response_prepare.append(vary)
 
 
+def check_fetch(request: web.Request, origins: Sequence[str]) -> None:
+    """Refuse a GET that another site's page made without asking first, such as an image's: it
+    would not read the answer, but have it generated. Browsers tell (W3C Fetch Metadata); raises
+    Refused (403).
+    """
+    site = request.headers.get("sec-fetch-site", "none")
+    origin = request.headers.get("origin")
+    if site not in ("none", "same-origin") and origin not in origins and "*" not in origins:
+        raise Refused("ORIGIN_NOT_ALLOWED", "may not call this", field="Origin", status=403)
+
+
 def check_websocket(request: web.Request, origins: Sequence[str]) -> None:
     """Refuse a page of another origin that is not let in. Raises Refused (403)."""
     origin = request.headers.get("origin")

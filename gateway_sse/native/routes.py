@@ -10,6 +10,7 @@ from gateway_sse.api_keys import api_key_of, keys_checked
 from gateway_sse.bridge import bridge_of
 from gateway_sse.doors.accept import preferred
 from gateway_sse.doors.body import read_body
+from gateway_sse.doors.origins import check_fetch
 from gateway_sse.doors.trace import trace_context_of
 from gateway_sse.native import websocket
 from gateway_sse.native.event_id import EventId
@@ -93,6 +94,7 @@ async def stream_by_post(request: web.Request) -> web.StreamResponse:
 
 async def stream_by_get(request: web.Request) -> web.StreamResponse:
     """Answer a prompt (a query string), or go on where an EventSource was cut off."""
+    check_fetch(request, bridge_of(request).settings.cors_origins)
     if "last-event-id" in request.headers:
         return await _resume(request)
     return await _start(request, from_query(request.query.items()))

@@ -9,9 +9,18 @@ from gateway_sse.native.event_id import EventId
 from gateway_sse.native.events import Place, finished_body, json_of, json_text, started_body
 from gateway_sse.native.request import Delivery
 from gateway_sse.problems import problem_from_error
+from gateway_sse.streaming.ack_window import AckWindow
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.parting import part, parting_of
-from tokenstream_client import AsyncStream, Delta, Finished, Started, TokenstreamError
+from tokenstream_client import (
+    Aborted,
+    AsyncStream,
+    Delta,
+    Event,
+    Finished,
+    Started,
+    TokenstreamError,
+)
 
 
 class SocketAnswer:
@@ -39,9 +48,12 @@ class SocketAnswer:
         self._delivery = delivery
         self._place = Place(resumed)
         self._head = f'"id": {json_text(identity)}'
-        self._limit = delivery.ack_window
-        if self._limit is not None:
-            self._limit += self._place.next_token_index
+        self._acks = AckWindow(
+            delivery.ack_window,
+            self._place.next_token_index,
+            bridge.settings.stall_limit_s,
+            self._nothing_acknowledged,
+        )
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
         self._began_at: float | None = asyncio.get_running_loop().time()
         self._had_start = False
@@ -55,8 +67,7 @@ class SocketAnswer:
 
     def acknowledge(self, next_token_index: int) -> None:
         """Take notice of how far the client has read."""
-        if self._limit is not None and self._delivery.ack_window is not None:
-            self._limit = max(self._limit, next_token_index + self._delivery.ack_window)
+        if self._acks.acknowledge(next_token_index):
             self._listener(self)
 
     def stop(self) -> None:
@@ -77,6 +88,7 @@ class SocketAnswer:
 
     def close(self) -> None:
         """Give everything back."""
+        self._acks.close()
         settings = self._bridge.settings
         part(self._bridge, self, parting_of(self._delivery.on_disconnect, settings.linger_s))
 
@@ -89,10 +101,7 @@ class SocketAnswer:
             return self._last
         text = ""
         try:
-            while self._limit is None or self.stream.next_token_index < self._limit:
-                event = self.stream.take_nowait()
-                if event is None:
-                    break
+            while event := self._next():
                 if type(event) is Delta:
                     if self._began_at is not None and event.token_ids:
                         now = asyncio.get_running_loop().time()
@@ -114,6 +123,19 @@ class SocketAnswer:
         if not text:
             return None
         return self._token(text)
+
+    def _next(self) -> Event | None:
+        """Take the next event that the client's acknowledgements let through."""
+        if self._acks.lets(self.stream.next_token_index):
+            return self.stream.take_nowait()
+        if self.stream.failure is not None:
+            raise self.stream.failure
+        return None
+
+    def _nothing_acknowledged(self) -> None:
+        self.stream.close_with(
+            Aborted("nothing was acknowledged for too long", reason="STREAM_STALLED")
+        )
 
     def _on_event(self) -> None:
         self._listener(self)

@@ -66,6 +66,7 @@ class OpenStreams:
             del self._lingering[stream]
             stream.cancel()
 
+        stream.let_be()
         self._lingering[stream] = asyncio.get_running_loop().call_later(seconds, end)
 
     async def until_empty(self) -> None:

@@ -20,11 +20,13 @@ from aiohttp import web
 
 from gateway_sse.bridge import Bridge, bridge_of
 from gateway_sse.problems import INTERNAL, Problem, problem_from_error
+from gateway_sse.streaming.ack_window import AckWindow
 from gateway_sse.streaming.encoder import Encoder
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.outlet import ClientStalled, Outlet
 from gateway_sse.streaming.parting import END_AT_ONCE, Parting, part
 from tokenstream_client import (
+    Aborted,
     AsyncStream,
     Delta,
     Event,
@@ -80,8 +82,12 @@ class Relay:
         self._bridge = bridge
         self._encoder = encoder
         self._parting = parting
-        self._ack_window = ack_window
-        self._limit = ack_window
+        self._acks = AckWindow(
+            ack_window,
+            stream.next_token_index,
+            bridge.settings.stall_limit_s,
+            self._nothing_acknowledged,
+        )
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
         self._outlet: Outlet | None = None
@@ -115,8 +121,6 @@ class Relay:
         """Send everything, to the end."""
         bridge, self._outlet = self._bridge, outlet
         bridge.streams.started(self, first.stream_id)
-        if self._limit is not None:
-            self._limit += self.stream.next_token_index
         self._keep_alive()
         try:
             self._pump()
@@ -142,11 +146,8 @@ class Relay:
 
     def acknowledge(self, next_token_index: int) -> None:
         """Take notice of how far the client has read, and let more go out."""
-        if self._limit is not None and self._ack_window is not None:
-            limit = next_token_index + self._ack_window
-            if limit > self._limit:
-                self._limit = limit
-                self._on_event()
+        if self._acks.acknowledge(next_token_index):
+            self._on_event()
 
     def let_go(self) -> None:
         """End the answer now: this process stops. Another replica can go on, where that is known
@@ -166,6 +167,7 @@ class Relay:
         if self._keepalive is not None:
             self._keepalive.cancel()
         self._over = True
+        self._acks.close()
         part(self._bridge, self, self._parting)
 
     def _on_event(self) -> None:
@@ -182,9 +184,7 @@ class Relay:
             return
         data, end = b"", False
         try:
-            while (self._limit is None or stream.next_token_index < self._limit) and (
-                event := stream.take_nowait()
-            ) is not None:
+            while event := self._next():
                 data += self._encoded(event)
             if end := stream.drained:
                 self.outcome = Outcome.COMPLETE  # all choices, not only the first
@@ -203,6 +203,20 @@ class Relay:
             outlet.write(data, self.now())
         if end or outlet.blocked:
             self._wake()
+
+    def _next(self) -> Event | None:
+        """Take the next event that the client's acknowledgements let through."""
+        stream = self.stream
+        if self._acks.lets(stream.next_token_index):
+            return stream.take_nowait()
+        if stream.failure is not None:
+            raise stream.failure
+        return None
+
+    def _nothing_acknowledged(self) -> None:
+        self.stream.close_with(
+            Aborted("nothing was acknowledged for too long", reason="STREAM_STALLED")
+        )
 
     def _failed(self, problem: Problem) -> bytes:
         said = self._encoder.failed(problem)

@@ -87,6 +87,7 @@ class Answer:
         """What it ended with, if not well; raised to the reader after the events before it."""
         self.stop_asked = False
         self.stops_when_left = self.terms.stops_when_left
+        self.resumes = self.terms.resumes
         self.needs_call = False
         """It cannot go on in the session that had it, and goes on by a call of its own."""
         self.changed: Callable[[], None] = _ignore
@@ -218,7 +219,7 @@ class Answer:
             return None
         if not self._seen_start:
             return self._try_again(error, now)
-        if not (self.terms.resumes and self.detachable):
+        if not (self.resumes and self.detachable):
             return self._end_with(error)
         self._losses += 1
         if self._lost_at is None:
@@ -235,7 +236,7 @@ class Answer:
 
     def cut_off(self, now: float) -> float | None:
         """Take a call's good end without a Finished, as `lost`; else it is a broken stream."""
-        if self._seen_start and self.terms.resumes and self.detachable:
+        if self._seen_start and self.resumes and self.detachable:
             return self.lost(Unavailable("the stream was cut off"), now)
         return self._end_with(
             Internal("the stream ended before its end was sent", reason=BROKEN_STREAM)

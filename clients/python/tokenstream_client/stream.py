@@ -127,6 +127,15 @@ class AsyncStream(Reading):
         return self._delivery.answer.ended
 
     @property
+    def failure(self) -> TokenstreamError | None:
+        """What it ended with, if not well, before it was read; None: it has not, or ended well."""
+        return self._delivery.answer.error
+
+    def let_be(self) -> None:
+        """Do not read it on by itself after a lost connection: another reader may have come."""
+        self._delivery.answer.resumes = False
+
+    @property
     def drained(self) -> bool:
         """Whether it ended well, and everything was read."""
         answer = self._delivery.answer

@@ -127,3 +127,26 @@ async def test_while_draining_the_bridge_is_alive_but_not_ready(
         assert (await http.get("/readyz")).status_code == 503  # on the connection that it has
         assert (await http.get("/healthz")).status_code == 200
     await gateway.serving
+
+
+async def test_while_draining_a_connection_that_was_kept_gets_no_new_answer_and_is_closed(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    service.script = [started(), asyncio.Event()]
+    gateway = Gateway(settings.model_copy(update={"drain_grace_s": 1}))
+    async with (
+        httpx.AsyncClient(base_url=gateway.url) as http,
+        reading(gateway.url, prompt="Hi") as events,
+    ):
+        await anext(events)
+        await http.get("/healthz")
+        gateway.stop.set()
+        async with asyncio.timeout(1):
+            while not gateway.streams.draining:
+                await asyncio.sleep(0)
+        response = await http.post("/v1/completions/stream", json={"prompt": "Hi"})
+        assert response.status_code == 503
+        assert response.json()["error"]["reason"] == "GATEWAY_STOPPING"
+        assert response.headers["connection"] == "close"
+    assert len(service.requests) == 1
+    await gateway.serving

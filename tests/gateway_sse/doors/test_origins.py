@@ -79,3 +79,27 @@ async def test_by_default_no_other_origin_is_let_in(
     assert (await http.options(PATH, headers=preflight(OTHER))).status_code == 405
     response = await http.post(PATH, json={"prompt": "Hi"}, headers={"origin": OTHER})
     assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "cross-site"}, 403),  # an image's, or a link's prefetch
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": OTHER}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": LISTED}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),  # typed by its user
+        ({}, 200),  # no browser, or an old one
+    ],
+)
+async def test_no_other_sites_page_can_have_an_answer_generated_by_an_image(
+    service: ScriptedService,
+    listing: httpx.AsyncClient,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    service.script = answer("a")
+    response = await listing.get(PATH, params={"prompt": "Hi"}, headers=headers)
+    assert response.status_code == status
+    assert len(service.requests) == (status == 200)

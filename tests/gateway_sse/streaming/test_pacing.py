@@ -3,12 +3,13 @@
 import asyncio
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from gateway_sse.config import GatewaySettings
 from service.engine.scripted import ScriptedEngine
-from tests.clients.script import STREAM_ID, deltas, finished, started
+from tests.clients.script import STREAM_ID, Fail, deltas, finished, reason, started
 from tests.clients.scripted import ScriptedService
 from tests.conftest import Serve
 from tests.gateway_sse.browsers import ask, read_some, reading, slow_connection, text_of
@@ -42,6 +43,34 @@ async def test_no_more_than_the_window_goes_out_ahead_of_what_was_acknowledged(
         assert await acknowledge(http, {"next_token_index": 8}) == 204
         assert [event.event for event in await read_some(events, 2)] == ["finished", "message"]
     assert text == "abcdefghij"
+
+
+async def test_a_reader_that_acknowledges_nothing_is_ended_after_the_stall_limit(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    service.script = [started(), *deltas(*"abcdefghij"), finished(10)]
+    gateway = Gateway(settings.model_copy(update={"stall_limit_s": 0.2}))
+    async with reading(gateway.url, prompt="Hi", ack_window=3, max_delay_ms=0) as events:
+        told = [event async for event in events]
+    assert text_of(told) == "abc"
+    assert [event.event for event in told[-2:]] == ["error", "message"]
+    assert told[-2].json()["error"]["reason"] == "STREAM_STALLED"
+    gateway.stop.set()
+    await gateway.serving
+
+
+async def test_a_failure_does_not_wait_for_acknowledgements(
+    service: ScriptedService, gateway: Gateway
+) -> None:
+    service.script = [
+        started(),
+        *deltas(*"abcdefghij"),
+        Fail(grpc.StatusCode.INTERNAL, details=[reason("ENGINE_FAILED")]),
+    ]
+    async with reading(gateway.url, prompt="Hi", ack_window=3, max_delay_ms=0) as events:
+        told = [event async for event in events]
+    assert text_of(told) == "abc"
+    assert told[-2].json()["error"]["reason"] == "ENGINE_FAILED"
 
 
 async def gateway_stays_silent(gateway: Gateway) -> None:

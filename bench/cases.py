@@ -55,6 +55,7 @@ CASES = (
     ),
     Case("bridge", "bridge (SSE), one token an event", "bridge", "bridge", max_delay_ms=0),
     Case("bridge-50", "bridge (SSE), 50 ms delay", "bridge", "bridge", max_delay_ms=50),
+    Case("bridge-openai", "bridge, OpenAI's path, 50 ms delay", "bridge", "openai"),
     Case("openai", "vLLM OpenAI server, Python (SSE)", "openai", "openai"),
     Case("openai-3", "the same, stream interval 3", "openai", "openai", stream_interval=3),
     Case("vllm-grpc", "vLLM gRPC server, Python", "vllm-grpc", "vllm-grpc"),

@@ -14,10 +14,11 @@ from pydantic.json_schema import models_json_schema
 from gateway_sse.json_response import json_response
 from gateway_sse.native.request import Delivery, StreamRequest
 from gateway_sse.native.routes import Acknowledgement, Perceived
+from gateway_sse.openai import paths as openai_paths
+from gateway_sse.openai import schemas as openai_schemas
 
 PATH: Final = "/openapi.json"
 
-# The models of other layers' bodies, and their paths, are added here.
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     StreamRequest,
     Delivery,
@@ -100,9 +101,14 @@ def document() -> dict[str, Any]:
             "description": "Language model answers as they are generated: server-sent events,"
             " lines of JSON, or text.",
         },
-        "paths": {**_native_paths(schemas["$defs"]), **_small_paths()},
+        "paths": {**_native_paths(schemas["$defs"]), **openai_paths.paths(), **_small_paths()},
         "components": {
-            "schemas": {**schemas["$defs"], "Error": _ERROR, "Status": _STATUS},
+            "schemas": {
+                **schemas["$defs"],
+                **openai_schemas.schemas(),
+                "Error": _ERROR,
+                "Status": _STATUS,
+            },
             "securitySchemes": {
                 "key": {
                     "type": "http",
@@ -120,7 +126,7 @@ def _native_paths(schemas: Mapping[str, Any]) -> dict[str, Any]:
         "200": {
             "description": "the answer, as it is generated (gateway_sse/native/events.py)",
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {},
                 "application/x-ndjson": {"schema": {"type": "string"}},
                 "text/plain": {"schema": {"type": "string"}},
             },

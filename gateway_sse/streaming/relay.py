@@ -129,7 +129,8 @@ class Relay:
             if outlet.blocked:
                 await outlet.drained(bridge.settings.stall_limit_s)
             if self._broken:
-                outlet.write(self._last, self.now())
+                if self._last:  # an empty chunk would be the end of a whole answer
+                    outlet.write(self._last, self.now())
                 outlet.abort()
             else:
                 await outlet.close(self._last)
@@ -185,7 +186,8 @@ class Relay:
                 event := stream.take_nowait()
             ) is not None:
                 data += self._encoded(event)
-            end = stream.drained
+            if end := stream.drained:
+                self.outcome = Outcome.COMPLETE  # all choices, not only the first
         except TokenstreamError as error:
             explained = self._bridge.streams.explain(error)
             end, self.outcome = True, Outcome.of(explained)
@@ -214,7 +216,6 @@ class Relay:
                 self._began_at = 0.0
             return self._encoder.delta(event)
         if type(event) is Finished:
-            self.outcome = Outcome.COMPLETE
             return self._encoder.finished(event)
         return b""
 

@@ -134,9 +134,10 @@ class AsyncClient:
 
         `next_token_index` is how many tokens the caller has: `AsyncStream.next_token_index`. A
         reader that was there before gets `Aborted`. Leaving this one detaches the stream again,
-        or ends it with `on_disconnect` "end"; `AsyncStream.stop` or `cancel` ends it anyhow. A delta without token ids is the stream's last:
-        drop it if you had it before. `timeout` is for the reading alone. Reading raises NotFound
-        if there is no such stream any more, InvalidRequest if it has not come so far.
+        or ends it with `on_disconnect` "end"; `AsyncStream.stop` or `cancel` ends it anyhow. A
+        delta without token ids is the stream's last: drop it if you had it before. `timeout` is for
+        the reading alone. Reading raises NotFound if there is no such stream any more,
+        InvalidRequest if it has not come so far.
         """
         request = requests.resume_request(
             stream_id, next_token_index, max_delay_ms, max_tokens_per_message

@@ -175,3 +175,12 @@ class NodeCaller:
             "abort_after": abort_after,
         }
         return Result(**await self._worker.run(job))
+
+
+async def still_works(caller: Caller, api_key: str = "key") -> None:
+    """Make another call after one that was aborted.
+
+    Node opens a connection for it beforehand. Unused, it could come in just when the bridge closes,
+    and asyncio does not close one that it accepts in that moment.
+    """
+    assert (await caller("models", api_key=api_key)).error is None

@@ -22,7 +22,7 @@ from tests.clients.script import (
     started,
 )
 from tests.clients.scripted import ScriptedService
-from tests.gateway_sse.openai_clients.callers import Caller
+from tests.gateway_sse.openai_clients.callers import Caller, still_works
 from tests.gateway_sse.openai_clients.scripts import logprobs_answer, of_choice
 from tokenstream.v1 import generation_pb2 as pb
 
@@ -116,6 +116,7 @@ async def test_the_usage_comes_last_if_it_is_asked_for(
 
 
 async def test_two_choices_in_one_piece(service: ScriptedService, caller: Caller) -> None:
+    service.knows_sessions = False  # scripted sessions have no columns for it
     service.script = TWO_CHOICES
     got = (await caller("chat", {**CHAT, "n": 2})).answer
     assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in got["choices"]] == [
@@ -127,6 +128,7 @@ async def test_two_choices_in_one_piece(service: ScriptedService, caller: Caller
 
 
 async def test_two_choices_streamed(service: ScriptedService, caller: Caller) -> None:
+    service.knows_sessions = False  # scripted sessions have no columns for it
     service.script = TWO_CHOICES
     for call, body in (("chat", CHAT), ("completion", COMPLETION)):
         result = await caller(call, {**body, "n": 2, "stream": True})
@@ -136,6 +138,7 @@ async def test_two_choices_streamed(service: ScriptedService, caller: Caller) ->
 
 
 async def test_log_probabilities_of_a_chat(service: ScriptedService, caller: Caller) -> None:
+    service.knows_sessions = False  # scripted sessions have no columns for it
     service.script = logprobs_answer()
     options = {"logprobs": True, "top_logprobs": 2}
     content = (await caller("chat", {**CHAT, **options})).answer["choices"][0]["logprobs"][
@@ -161,6 +164,7 @@ async def test_log_probabilities_of_a_chat(service: ScriptedService, caller: Cal
 
 
 async def test_log_probabilities_of_a_completion(service: ScriptedService, caller: Caller) -> None:
+    service.knows_sessions = False  # scripted sessions have no columns for it
     service.script = logprobs_answer()
     got = (await caller("completion", {**COMPLETION, "logprobs": 2})).answer
     assert got["choices"][0]["logprobs"] == {
@@ -362,6 +366,7 @@ async def test_leaving_a_stream_ends_the_request_in_the_service(
     assert result.error is None
     async with asyncio.timeout(1):
         await service.cancelled.wait()
+    await still_works(caller)
 
 
 async def test_leaving_an_answer_in_one_piece_ends_the_request_in_the_service(
@@ -373,6 +378,7 @@ async def test_leaving_an_answer_in_one_piece_ends_the_request_in_the_service(
         async with asyncio.timeout(5):
             await service.arrived.wait()
         asking.cancel()
+        await asyncio.wait([asking])
         async with asyncio.timeout(1):
             await service.cancelled.wait()
 

@@ -171,3 +171,5 @@ async def test_aborting_ends_the_request_in_the_service(service: ScriptedService
     assert result["text"] == "ab"
     async with asyncio.timeout(1):
         await service.cancelled.wait()
+    service.script = answer("c")  # `still_works` says why
+    assert (await ask(HI))["text"] == "c"

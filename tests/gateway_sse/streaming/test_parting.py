@@ -63,7 +63,7 @@ async def test_a_detaching_answer_outlives_its_tab_for_its_time_to_live(
 async def test_a_browser_that_comes_back_in_time_loses_nothing_and_keeps_its_answer(
     running: RunningService, bridges: Bridges, elsewhere: bool
 ) -> None:
-    one = bridges(running, linger_s=0.2)
+    one = bridges(running, linger_s=1.5)
     other = bridges(running) if elsewhere else one
     async with reading(one.url, **LONG) as coming:
         events = await read_some(coming, 3)

@@ -4,12 +4,14 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
+from service.admission.callers import key_line, new_key
 from service.engine.scripted import ScriptedEngine
 from tests.conftest import Serve
 from tests.gateway_sse.browsers import PATH, read, read_some, reading, text_of
@@ -17,7 +19,7 @@ from tests.gateway_sse.streaming.conftest import Bridges
 from tests.service.running import RunningService, eventually
 
 PROMPT = "Grüße,\r\n😀 data: STOIC ST\x01 STOP and no more"
-EACH: dict[str, Any] = {"max_delay_ms": 0}
+EACH: dict[str, Any] = {"max_delay_ms": 0, "max_tokens_per_message": 1}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -44,7 +46,7 @@ async def test_an_answer_cut_after_every_event_while_it_is_decoded_is_joined_the
 ) -> None:
     running = await serve(ScriptedEngine(step_s=0.01))
     replicas = [bridges(running), bridges(running)]
-    query = {"prompt": PROMPT, "stop": "STOP", "max_delay_ms": 0}
+    query = {"prompt": PROMPT, "stop": "STOP", **EACH}
     events: list[ServerSentEvent] = []
     last_event_id = None
     while not events or events[-1].event != "finished":
@@ -104,6 +106,28 @@ async def test_after_the_end_nothing_is_left_and_bad_or_others_ids_are_refused(
         too_far = await resume(events[0].id.replace(":0", ":4000"))
         assert too_far.status_code == 400
         assert too_far.json()["error"]["code"] == "OUT_OF_RANGE"
+
+
+async def test_somebody_elses_stream_is_unknown(
+    serve: Serve, bridges: Bridges, tmp_path: Path
+) -> None:
+    mine, theirs = new_key(), new_key()
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("mine", mine) + "\n" + key_line("theirs", theirs) + "\n")
+    bridge = bridges(await serve(api_keys_file=keys), api_key=mine)
+    async with httpx.AsyncClient(base_url=bridge.url) as http:
+
+        async def ask(key: str, **headers: str) -> httpx.Response:
+            bearer = {"authorization": f"Bearer {key}"}
+            return await http.post(PATH, json={"prompt": "ab"}, headers={**bearer, **headers})
+
+        event_id = (await ask(mine)).text.split("id: ")[1].split("\n")[0]
+        last_event_id = {"last-event-id": event_id}
+        assert (await ask(mine, **last_event_id)).status_code == 200
+        refused = await ask(theirs, **last_event_id)
+        assert refused.status_code == 404
+        assert refused.json()["error"]["reason"] == "STREAM_NOT_FOUND"
+        assert (await ask("unknown", **last_event_id)).status_code == 401
 
 
 async def test_of_two_readers_the_older_is_told_that_the_stream_was_taken_over(

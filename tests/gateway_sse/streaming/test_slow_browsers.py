@@ -17,7 +17,7 @@ from tests.gateway_sse.scrape import ended, free_port
 from tests.gateway_sse.streaming.conftest import Bridges
 from tests.service.running import RunningService, eventually
 
-LONG = "prompt=ab&ignore_eos=true&max_tokens=100000&max_delay_ms=0"
+LONG = "prompt=ab&ignore_eos=true&max_tokens=100000&max_delay_ms=0&max_tokens_per_message=1"
 WINDOW = 256  # tokens, the client's
 LARGEST_EVENT = 128  # bytes, of a token
 
@@ -58,7 +58,7 @@ async def test_of_a_browser_that_reads_nothing_little_waits_and_the_service_stop
 async def test_a_browser_that_takes_nothing_for_the_bridges_limit_is_dropped_and_counted(
     running: RunningService, bridges: Bridges
 ) -> None:
-    bridge = bridges(running, stall_limit_s=0.4, metrics_listen=f"127.0.0.1:{free_port()}")
+    bridge = bridges(running, stall_limit_s=1, metrics_listen=f"127.0.0.1:{free_port()}")
     with await slow_connection(bridge.port) as connection:
         await ask(connection, LONG)
         assert await ended(bridge, 1) == {"stalled": 1}

@@ -40,6 +40,7 @@ def create_app(
             streams.close()
 
     app.cleanup_ctx.append(connected)
+    app.on_response_prepare.append(_without_versions)
     app.add_routes(
         [
             *native.routes(),
@@ -52,6 +53,11 @@ def create_app(
     websocket.close_with(app)
     let_in(app, settings.cors_origins)
     return app
+
+
+async def _without_versions(_: web.Request, response: web.StreamResponse) -> None:
+    """Say what answers, and not in which version."""
+    response.headers["server"] = "tokenstream"
 
 
 def connect(settings: GatewaySettings) -> AsyncClient:

@@ -43,6 +43,7 @@ class SocketAnswer:
         if self._limit is not None:
             self._limit += self._place.next_token_index
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
+        self._began_at: float | None = asyncio.get_running_loop().time()
         self._had_start = False
         self._stopping: asyncio.Task[None] | None = None
         self._last: str | None = None  # the end, behind text that has to go first
@@ -93,6 +94,10 @@ class SocketAnswer:
                 if event is None:
                     break
                 if type(event) is Delta:
+                    if self._began_at is not None and event.token_ids:
+                        now = asyncio.get_running_loop().time()
+                        self._bridge.metrics.first_token(now - self._began_at)
+                        self._began_at = None
                     text += event.text if self._place.takes(event) else ""
                     continue
                 if isinstance(event, Finished):

@@ -111,7 +111,7 @@ async def uncut(real: RealService) -> str:
 
 
 async def ask(page: Page) -> None:
-    """Ask, and wait for the answer to be well on its way."""
+    """Ask, and wait for the answer to be on its way."""
     await page.locator("#prompt").fill(QUESTION)
     await page.locator("#send").click()
     await expect(page.locator(ANSWER)).to_contain_text("Second,", timeout=20_000)
@@ -189,7 +189,11 @@ async def test_a_network_that_is_silent_for_3_s_is_survived(
 ) -> None:
     await ask(page)
     network.hold()
+    await asyncio.sleep(0.2)  # what had passed already is drawn
+    text = await page.locator(ANSWER).text_content() or ""
+    assert 0 < len(text) < len(uncut)
     await asyncio.sleep(CUT_S)
+    assert await page.locator(ANSWER).text_content() == text
     network.release()
     await whole(page, uncut, notes=0)
 

@@ -1,14 +1,16 @@
 """What is counted, and once."""
 
 import asyncio
+import json
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from gateway_sse.config import GatewaySettings
-from tests.clients.script import Fail, answer, deltas, reason, started
+from tests.clients.script import Fail, Step, answer, deltas, finished, reason, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.browsers import PATH, read, reading
 from tests.gateway_sse.conftest import Gateway
@@ -75,6 +77,28 @@ async def test_one_that_was_let_go_is_counted_as_moved(
     assert await ended(gateway, 1) == {"moved": 1}
     gateway.stop.set()
     await gateway.serving
+
+
+async def test_answers_on_a_socket_are_counted_once_each(
+    service: ScriptedService, gateway: Gateway
+) -> None:
+    scripts: dict[str, list[Step]] = {
+        "complete": [started(stream_id="complete"), *deltas("a"), finished(1)],
+        "refused": [FAILED],
+        "failed": [started(stream_id="failed"), FAILED],
+        "left": [started(stream_id="left"), asyncio.Event()],
+    }
+    service.script = lambda request: scripts[request.text]
+    async with connect(f"ws://127.0.0.1:{gateway.port}/v1/completions/ws") as ws:
+        for name in ("complete", "refused", "failed", "left"):
+            start = {"type": "start", "id": name, "request": {"prompt": name}}
+            await ws.send(json.dumps(start))
+        await ended(gateway, 3)
+        assert (await samples(gateway))["tokenstream_gateway_streams_open",] == 1
+    counted = await ended(gateway, 4)
+    assert counted == {"complete": 1, "refused": 1, "failed": 1, "left": 1}
+    name = "tokenstream_gateway_time_to_first_token_seconds_count"
+    assert (await samples(gateway))[name,] == 1
 
 
 async def test_paths_that_nobody_knows_are_one_label(gateway: Gateway) -> None:

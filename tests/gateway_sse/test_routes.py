@@ -54,3 +54,8 @@ async def test_the_page_and_all_it_needs_are_there(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize("name", ["..%2froutes.py", "other.js"])
 async def test_nothing_else_is_given_out(http: httpx.AsyncClient, name: str) -> None:
     assert (await http.get(f"/page/{name}")).status_code == 404
+
+
+async def test_no_answer_tells_versions(http: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/nowhere"):
+        assert (await http.get(path)).headers["server"] == "tokenstream"

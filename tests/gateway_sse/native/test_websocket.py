@@ -78,6 +78,16 @@ async def test_an_answer_is_started_tokens_finished(
     assert service.requests[0].text == "Hi"
 
 
+async def test_any_text_arrives_unchanged(service: ScriptedService, ws: ClientConnection) -> None:
+    texts = ["\r", "\n", "\r\n", "\0", "data: x\n\n", "\u2028\u2029\x85", "😀", '"', "\\u0000"]
+    service.script = [started(), *deltas(*texts), finished(len(texts))]
+    request = {"prompt": "Hi", "max_delay_ms": 0}
+    await say(ws, "start", id='"\u2028', request=request)
+    said = await hear_to_the_end(ws)
+    assert "".join(message.get("token", "") for message in said) == "".join(texts)
+    assert {message["id"] for message in said} == {'"\u2028'}
+
+
 async def test_what_waits_is_said_in_one_message_in_turn_with_others(
     service: ScriptedService, ws: ClientConnection
 ) -> None:
@@ -404,6 +414,26 @@ async def test_a_socket_that_takes_nothing_for_the_stall_limit_is_dropped_and_it
     await asyncio.wait_for(service.stream_cancelled.wait(), 5)
     assert played.delivered < count / 2
     await eventually(lambda: len(gateway.streams) == 0)
+    writer.close()
+    gateway.stop.set()
+    await gateway.serving
+
+
+async def test_a_slow_socket_is_no_stalled_one(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    count = 4000
+    service.script = [started(), *deltas(*["x" * 64] * count), finished(count)]
+    gateway = Gateway(settings.model_copy(update={"stall_limit_s": 0.4}))
+    reader, writer = await raw_socket(gateway)
+    writer.write(frame('{"type": "start", "id": "a", "request": {"prompt": "Hi"}}'))
+    loop = asyncio.get_running_loop()
+    began, received = loop.time(), b""
+    while b'"finished"' not in received[-4096:]:
+        received += await asyncio.wait_for(reader.read(4096), 5)
+        await asyncio.sleep(0.02)
+    assert loop.time() - began > 0.8
+    assert received.count(b"x" * 64) >= count
     writer.close()
     gateway.stop.set()
     await gateway.serving

@@ -1,7 +1,7 @@
 """What can be checked of accessibility without a person: names, roles, contrast, motion."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.async_api import Page, expect
@@ -42,11 +42,15 @@ async def test_all_states_can_be_read_and_operated(
     assert await page.evaluate(AUDIT) == [], "after a failure"
 
 
-async def test_who_wants_no_motion_gets_none(open_page: OpenPage) -> None:
-    page = await open_page(reduced_motion="reduce")
-    await ask(page, LONG)
-    await expect(page.locator(ANSWER)).to_contain_text("One after")
-    assert await page.evaluate("document.getAnimations().length") == 0
+@pytest.mark.parametrize(("wanted", "moving"), [("reduce", 0), ("no-preference", 1)])
+async def test_who_wants_no_motion_gets_none(
+    open_page: OpenPage, wanted: Literal["reduce", "no-preference"], moving: int
+) -> None:
+    page = await open_page(reduced_motion=wanted)
+    await page.route(STREAM, lambda _: None)  # it is waited for
+    await ask(page, "Hello")
+    await expect(page.locator(".turn")).to_have_attribute("data-state", "waiting")
+    assert await page.evaluate("document.getAnimations().length") == moving
 
 
 async def test_screen_readers_find_named_parts(page: Page) -> None:

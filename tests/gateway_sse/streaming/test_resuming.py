@@ -4,12 +4,14 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
+from service.admission.callers import key_line, new_key
 from service.engine.scripted import ScriptedEngine
 from tests.conftest import Serve
 from tests.gateway_sse.browsers import PATH, read, read_some, reading, text_of
@@ -104,6 +106,28 @@ async def test_after_the_end_nothing_is_left_and_bad_or_others_ids_are_refused(
         too_far = await resume(events[0].id.replace(":0", ":4000"))
         assert too_far.status_code == 400
         assert too_far.json()["error"]["code"] == "OUT_OF_RANGE"
+
+
+async def test_somebody_elses_stream_is_unknown(
+    serve: Serve, bridges: Bridges, tmp_path: Path
+) -> None:
+    mine, theirs = new_key(), new_key()
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("mine", mine) + "\n" + key_line("theirs", theirs) + "\n")
+    bridge = bridges(await serve(api_keys_file=keys), api_key=mine)
+    async with httpx.AsyncClient(base_url=bridge.url) as http:
+
+        async def ask(key: str, **headers: str) -> httpx.Response:
+            bearer = {"authorization": f"Bearer {key}"}
+            return await http.post(PATH, json={"prompt": "ab"}, headers={**bearer, **headers})
+
+        event_id = (await ask(mine)).text.split("id: ")[1].split("\n")[0]
+        last_event_id = {"last-event-id": event_id}
+        assert (await ask(mine, **last_event_id)).status_code == 200
+        refused = await ask(theirs, **last_event_id)
+        assert refused.status_code == 404
+        assert refused.json()["error"]["reason"] == "STREAM_NOT_FOUND"
+        assert (await ask("unknown", **last_event_id)).status_code == 401
 
 
 async def test_of_two_readers_the_older_is_told_that_the_stream_was_taken_over(

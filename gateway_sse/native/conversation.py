@@ -6,8 +6,8 @@ from typing import Final
 
 from gateway_sse.api_keys import checked_key
 from gateway_sse.bridge import Bridge
+from gateway_sse.json_text import json_of
 from gateway_sse.native.event_id import EventId
-from gateway_sse.native.events import json_of
 from gateway_sse.native.openings import begin, resume
 from gateway_sse.native.request import Arguments, Delivery, StreamRequest, checked, object_from
 from gateway_sse.native.socket_answer import SocketAnswer

@@ -14,18 +14,12 @@ Every event has an ``id`` (`event_id`). A reader that lost its connection sends 
 browsers' EventSource by itself, and gets the rest; after `finished` or `error` it gets 204.
 """
 
-import json
-from json.encoder import encode_basestring
 from typing import Any, Final
 
+from gateway_sse.json_text import json_of, json_text
 from gateway_sse.native.event_id import EventId
 from gateway_sse.problems import Problem
 from tokenstream_client import Delta, Finished, Started
-
-# JSON escapes ASCII's line ends. These are none in SSE, but some parsers split at them anyway.
-_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 RECONNECT_MS: Final = 300
 """What clients are told to wait before they come back: less than the bridge lets a stream linger
@@ -60,18 +54,6 @@ def finished_body(event: Finished) -> dict[str, Any]:
             "total_ms": round(total * 1000, 3),
         },
     }
-
-
-def json_text(text: str) -> str:
-    """Return a text as JSON, without any line end in it."""
-    encoded: str = encode_basestring(text)
-    return encoded if text.isascii() else encoded.translate(_LINE_ENDS)
-
-
-def json_of(value: object) -> str:
-    """Return a value as JSON in one line."""
-    encoded = _ENCODER.encode(value)
-    return encoded if encoded.isascii() else encoded.translate(_LINE_ENDS)
 
 
 class Place:

@@ -4,8 +4,9 @@ Lines have what the events have (`events`), under ``event`` and ``id``. Plain te
 that it failed, or where it was: a failed one is broken off, which clients see as an error.
 """
 
+from gateway_sse.json_text import json_of, json_text
 from gateway_sse.native.event_id import EventId
-from gateway_sse.native.events import Place, finished_body, json_of, json_text, started_body
+from gateway_sse.native.events import Place, finished_body, started_body
 from gateway_sse.problems import Problem
 from tokenstream_client import Delta, Finished, Started
 

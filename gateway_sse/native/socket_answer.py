@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway_sse.bridge import Bridge
+from gateway_sse.json_text import json_of, json_text
 from gateway_sse.native.event_id import EventId
-from gateway_sse.native.events import Place, finished_body, json_of, json_text, started_body
+from gateway_sse.native.events import Place, finished_body, started_body
 from gateway_sse.native.request import Delivery
 from gateway_sse.problems import problem_from_error
 from gateway_sse.streaming.ack_window import AckWindow

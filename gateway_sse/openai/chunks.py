@@ -11,9 +11,9 @@ All that a choice's chunks have in common is made once, when the stream starts.
 import json
 from typing import Any, ClassVar, Final
 
+from gateway_sse.json_text import json_text
 from gateway_sse.openai.asked import Asked
 from gateway_sse.openai.errors import body_of
-from gateway_sse.openai.json_text import json_text
 from gateway_sse.openai.logprobs import TextOffsets, chat_logprobs, completion_logprobs
 from gateway_sse.openai.usage import finish_reason, usage_of
 from gateway_sse.problems import Problem
@@ -67,7 +67,8 @@ class _ChunkEncoder:
             return self._delta_with_logprobs(event)
         if not event.text:
             return b""
-        return b"".join((self._openings[event.choice_index], json_text(event.text), self._rest))
+        text = json_text(event.text).encode()
+        return b"".join((self._openings[event.choice_index], text, self._rest))
 
     def finished(self, event: Finished) -> bytes:
         """See `Encoder`."""
@@ -95,7 +96,7 @@ class _ChunkEncoder:
         logprobs = b"null"
         if event.logprobs:
             logprobs = _json(self._logprobs_of(event.choice_index, event.logprobs))
-        opening, text = self._openings[event.choice_index], json_text(event.text)
+        opening, text = self._openings[event.choice_index], json_text(event.text).encode()
         parts = (opening, text, self._after_text, logprobs, _RUNNING, b"]", self._tail)
         return b"".join(parts)
 

@@ -38,6 +38,10 @@ from tokenstream_client import Chat, ChatMessage, GenerateOptions
 
 _M = TypeVar("_M", bound=BaseModel)
 
+# A list's check ends at its first bad entry: a body has room for hundreds of thousands.
+_FIRST_FAULT: Final[Any] = Field(fail_fast=True)
+Integers = Annotated[list[StrictInt], _FIRST_FAULT]
+Texts = Annotated[list[StrictStr], _FIRST_FAULT]
 Number = StrictInt | Annotated[StrictFloat, AllowInfNan(False)]
 
 
@@ -79,10 +83,10 @@ class StreamRequest(Delivery):
     """A prompt and how to continue it."""
 
     prompt: StrictStr | None = Field(default=None, description="text to continue")
-    token_ids: list[StrictInt] | None = Field(
+    token_ids: Integers | None = Field(
         default=None, description="a prompt of token ids, used as they are"
     )
-    messages: list[Message] | None = Field(
+    messages: Annotated[list[Message], _FIRST_FAULT] | None = Field(
         default=None, description="a chat, put into text by the model's own template"
     )
     model: StrictStr | None = Field(default=None, description="default: the one that is served")
@@ -105,12 +109,10 @@ class StreamRequest(Delivery):
     frequency_penalty: Number | None = Field(default=None, description="-2 to 2")
     repetition_penalty: Number | None = Field(default=None, description="above 0, up to 10")
     seed: StrictInt | None = Field(default=None, description="0 to 2^63-1")
-    stop: StrictStr | list[StrictStr] | None = Field(
+    stop: StrictStr | Texts | None = Field(
         default=None, description="string or strings that end the answer"
     )
-    stop_token_ids: list[StrictInt] | None = Field(
-        default=None, description="tokens that end the answer"
-    )
+    stop_token_ids: Integers | None = Field(default=None, description="tokens that end the answer")
     ignore_eos: StrictBool | None = Field(
         default=None, description="go on after the end-of-text token"
     )

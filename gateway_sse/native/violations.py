@@ -26,11 +26,16 @@ _WANTED: Final = {
 }
 
 
+# As many faults as people read of one request; a body can have hundreds of thousands.
+_MOST: Final = 16
+
+
 def refused(error: ValidationError, known: Sequence[str]) -> Refused:
     """Return the refusal. `known`: the fields that there are."""
     wanted: dict[str, list[str]] = {}
     reason = "WRONG_TYPE"
-    for detail in error.errors(include_url=False, include_context=True, include_input=False):
+    details = error.errors(include_url=False, include_context=True, include_input=False)
+    for detail in details[:_MOST]:
         path = _path(detail["loc"], known)
         if detail["type"] == "string_unicode":
             wanted.setdefault(path or _UNSPEAKABLE, []).append("must be Unicode text")

@@ -120,3 +120,18 @@ def test_a_query_is_checked_as_a_body_is(pairs: list[tuple[str, str]], message: 
     with pytest.raises(Refused) as caught:
         from_query(pairs)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"token_ids": ["x"] * 200_000},
+        {"stop": [1] * 200_000, "prompt": "Hi"},
+        {"prompt": "Hi", **{f"unknown_{i}": 1 for i in range(50_000)}},
+        {"messages": [{"role": 1}] * 100_000},
+    ],
+)
+def test_of_a_body_full_of_faults_only_a_few_are_looked_at(values: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as refused:
+        from_body("application/json", json.dumps(values).encode())
+    assert len(refused.value.problem.field_violations) <= 16

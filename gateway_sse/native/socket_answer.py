@@ -89,7 +89,12 @@ class SocketAnswer:
             return self._last
         text = ""
         try:
-            while self._limit is None or self.stream.next_token_index < self._limit:
+            # A failure waits for no acknowledgement: one may never come.
+            while (
+                self._limit is None
+                or self.stream.next_token_index < self._limit
+                or self.stream.failed
+            ):
                 event = self.stream.take_nowait()
                 if event is None:
                     break

@@ -182,9 +182,10 @@ class Relay:
             return
         data, end = b"", False
         try:
-            while (self._limit is None or stream.next_token_index < self._limit) and (
-                event := stream.take_nowait()
-            ) is not None:
+            # A failure waits for no acknowledgement: one may never come.
+            while (
+                self._limit is None or stream.next_token_index < self._limit or stream.failed
+            ) and (event := stream.take_nowait()) is not None:
                 data += self._encoded(event)
             if end := stream.drained:
                 self.outcome = Outcome.COMPLETE  # all choices, not only the first
@@ -241,5 +242,6 @@ class Relay:
         silent = now - outlet.last_write_at >= interval_s * 0.99
         if silent and self._encoder.keepalive and not outlet.blocked:
             outlet.write(self._encoder.keepalive, now)
-        due = outlet.last_write_at + interval_s
-        self._keepalive = self._loop.call_at(max(due, now + 0.05), self._keep_alive)
+        # Where nothing could be said, it is not tried again before another interval is over.
+        due = (now if silent else outlet.last_write_at) + interval_s
+        self._keepalive = self._loop.call_at(due, self._keep_alive)

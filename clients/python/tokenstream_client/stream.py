@@ -127,6 +127,12 @@ class AsyncStream(Reading):
         return self._delivery.answer.ended
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended with an error, which may still wait to be read."""
+        answer = self._delivery.answer
+        return answer.ended and answer.error is not None
+
+    @property
     def drained(self) -> bool:
         """Whether it ended well, and everything was read."""
         answer = self._delivery.answer

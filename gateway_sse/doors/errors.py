@@ -46,6 +46,9 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
         response = problem_response(request, problem_from_error(explained))
     except Exception:
         _log.exception("a request failed: %s %s", request.method, request.path)
+        if request.writer.output_size:
+            # The answer has begun; another head in it would be read as text.
+            raise ConnectionResetError("the answer is broken off") from None
         response = problem_response(request, INTERNAL)
     resource = request.match_info.route.resource
     route = _OTHER if resource is None else resource.canonical

@@ -19,6 +19,7 @@ from gateway_sse.app import create_app
 from gateway_sse.bridge import BRIDGE
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import SlowSenders
+from gateway_sse.doors.malformed import keep_out_of_the_log
 from gateway_sse.streaming.open_streams import OpenStreams
 
 _log = logging.getLogger("tokenstream.gateway")
@@ -100,6 +101,7 @@ async def serve_on(
     listener: socket.socket, settings: GatewaySettings, streams: OpenStreams, stop: asyncio.Event
 ) -> None:
     """Serve on a bound socket until `stop` is set and what then runs has ended."""
+    keep_out_of_the_log()
     slow_senders = SlowSenders(settings.body_timeout_s)
     app = create_app(settings, streams, slow_senders)
     runner = web.AppRunner(

@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway_sse.api_keys import api_key_of
 from gateway_sse.bridge import bridge_of
 from gateway_sse.problems import Problem, Refused
 
@@ -34,7 +35,8 @@ class ClientLimit:
         most = bridge_of(request).settings.max_requests_per_client
         if most is None or not request.path.startswith(_COUNTED):
             return await handler(request)
-        client = request.headers.get("authorization") or request.remote or ""
+        # Only what is passed on as a key: else a new header would be a new client.
+        client = api_key_of(request) or request.remote or ""
         if self._open[client] >= most:
             why = f"this client has {most} requests open, and may not have more"
             refused = Refused("TOO_MANY_REQUESTS_OPEN", why, status=429)

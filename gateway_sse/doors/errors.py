@@ -49,6 +49,9 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
         response = problem_response(request, problem_from_error(streams.explain(error)))
     except Exception:
         _log.exception("a request failed: %s %s", request.method, request.path)
+        if request.writer.output_size:
+            # The answer has begun; another head in it would be read as text.
+            raise ConnectionResetError("the answer is broken off") from None
         response = problem_response(request, INTERNAL)
     if streams.draining and request.path.startswith(_API) and not response.prepared:
         response.force_close()  # the next request is to find another replica

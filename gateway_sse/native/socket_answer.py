@@ -127,10 +127,10 @@ class SocketAnswer:
 
     def _next(self) -> Event | None:
         """Take the next event that the client's acknowledgements let through."""
-        if self._acks.lets(self.stream.next_token_index):
-            return self.stream.take_nowait()
-        if self.stream.failure is not None:
-            raise self.stream.failure
+        stream = self.stream
+        # A failure waits for no acknowledgement: one may never come.
+        if self._acks.lets(stream.next_token_index) or stream.failed:
+            return stream.take_nowait()
         return None
 
     def _nothing_acknowledged(self) -> None:

@@ -80,6 +80,8 @@ class Outlet:
         )
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
+        else:
+            response.force_close()  # nothing else says where the body ends
         writer = await response.prepare(request)
         transport = request.transport
         if transport is None or writer is None:

@@ -207,10 +207,9 @@ class Relay:
     def _next(self) -> Event | None:
         """Take the next event that the client's acknowledgements let through."""
         stream = self.stream
-        if self._acks.lets(stream.next_token_index):
+        # A failure waits for no acknowledgement: one may never come.
+        if self._acks.lets(stream.next_token_index) or stream.failed:
             return stream.take_nowait()
-        if stream.failure is not None:
-            raise stream.failure
         return None
 
     def _nothing_acknowledged(self) -> None:
@@ -255,5 +254,6 @@ class Relay:
         silent = now - outlet.last_write_at >= interval_s * 0.99
         if silent and self._encoder.keepalive and not outlet.blocked:
             outlet.write(self._encoder.keepalive, now)
-        due = outlet.last_write_at + interval_s
-        self._keepalive = self._loop.call_at(max(due, now + 0.05), self._keep_alive)
+        # Where nothing could be said, it is not tried again before another interval is over.
+        due = (now if silent else outlet.last_write_at) + interval_s
+        self._keepalive = self._loop.call_at(due, self._keep_alive)

@@ -27,6 +27,9 @@ from tokenstream.v1 import generation_pb2
 
 STRANGERS_STAY_S = 10.0
 
+# Of a batch, before others have their turn: it can have as many as fit into a message.
+_AT_ONCE = 64
+
 
 class SessionCall:
     """See above. The caller's key is looked at again for each request: it can be withdrawn."""
@@ -105,8 +108,11 @@ class SessionCall:
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 several = message.HasField("batch")
-                for request in message.batch.requests if several else (message,):
+                requests = message.batch.requests if several else (message,)
+                for number, request in enumerate(requests, 1):
                     self._follow(request)
+                    if number % _AT_ONCE == 0:
+                        await asyncio.sleep(0)
                     while session.is_full:
                         await self._room.wait()
         except DecodeError as error:

@@ -1,10 +1,12 @@
 """Several choices in the session's core, without I/O."""
 
+import tracemalloc
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstream.v1 import generation_pb2 as pb
-from tokenstream_client import Delta, Event, Finished, Internal
+from tokenstream_client import Delta, Event, Finished, Internal, InvalidRequest
 from tokenstream_client.answer import Terms
 from tokenstream_client.choices import ChoicesAnswer
 from tokenstream_client.multiplexer import Multiplexer
@@ -71,6 +73,19 @@ class Exchange:
 def broken(exchange: Exchange) -> bool:
     error = exchange.answer.error
     return isinstance(error, Internal) and error.reason == "BROKEN_STREAM" and exchange.closed
+
+
+def test_a_number_that_nobody_grants_costs_nothing() -> None:
+    request = pb.GenerateRequest(text="Hi", sampling=pb.SamplingOptions(n=2**32 - 1))
+    tracemalloc.start()
+    try:
+        answer = ChoicesAnswer(request, Terms())
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert not answer.finished
+    answer.failed(InvalidRequest("n is too large"), 0.0)
+    assert isinstance(answer.error, InvalidRequest)
 
 
 def test_each_choice_has_its_own_positions() -> None:

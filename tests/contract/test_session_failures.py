@@ -7,6 +7,7 @@ import pytest
 
 from service.app import ExitStatus
 from service.engine.scripted import ScriptedEngine
+from service.session.session import MOST_NOTICES
 from service.telemetry.outcomes import Outcome
 from tests.conftest import Serve
 from tests.contract.talk import Talk, Told
@@ -312,3 +313,18 @@ async def test_a_message_that_is_none_ends_the_session_and_no_other(
     await good.end()
     await eventually(lambda: running.idle)
     assert running.service.generation_servicer.sessions_open == 0
+
+
+async def test_the_notices_of_a_long_batch_are_bounded_as_those_of_single_messages(
+    talk: Talk,
+) -> None:
+    number = 5000
+    message = pb.SessionRequest()
+    for identity in range(1, number + 1):
+        message.batch.requests.add().start.id = identity  # without a prompt
+    await talk.call.write(message)
+    told = 0
+    while told < number:
+        frame = await talk.call.read()
+        assert len(frame.failed) <= MOST_NOTICES + 128
+        told += len(frame.failed)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gateway_sse.config import GatewaySettings
 from gateway_sse.server import serve
+from gateway_sse.streaming.outlet import Outlet
 from tests.clients.script import deltas, finished, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
@@ -141,3 +142,53 @@ def test_an_ipv6_address_is_read_without_its_brackets() -> None:
 def test_the_environment_sets_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENSTREAM_GATEWAY_DRAIN_GRACE_S", "3")
     assert GatewaySettings().drain_grace_s == 3
+
+
+REQUEST = b"GET /v1/completions/stream?prompt=Hi HTTP/1."
+
+
+async def all_that_is_answered(gateway: Gateway, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_an_answer_over_http_1_0_ends_with_its_connection_whatever_was_asked(
+    service: ScriptedService, gateway: Gateway
+) -> None:
+    service.script = [started(), *deltas("a"), finished(1)]
+    asked = REQUEST + b"0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"
+    assert (await all_that_is_answered(gateway, asked)).endswith(b"\n\ndata: [DONE]\n\n")
+
+
+async def test_what_fails_behind_the_head_breaks_the_answer_off(
+    service: ScriptedService, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def close(_: Outlet, last: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Outlet, "close", close)
+    service.script = [started(), *deltas("a"), finished(1)]
+    answered = await all_that_is_answered(gateway, REQUEST + b"1\r\nHost: x\r\n\r\n")
+    assert answered.count(b"HTTP/1.1") == 1
+    assert b"GATEWAY_FAILED" not in answered
+    assert not answered.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        REQUEST + b"1\r\nHost: x\r\nAuthorization: Bearer SECRET\x01\r\n\r\n",
+        b"GET /v1/completions/stream?prompt=SECRET\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/completions/stream?prompt=" + b"SECRET" * 10_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused_and_not_quoted_in_the_log(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    assert b" 400 " in await all_that_is_answered(gateway, sent)
+    assert "SECRET" not in caplog.text

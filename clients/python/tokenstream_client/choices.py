@@ -11,7 +11,7 @@ from collections import deque
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream_client.answer import BROKEN_STREAM, Answer, Terms
 from tokenstream_client.errors import Internal
-from tokenstream_client.events import Delta, Finished
+from tokenstream_client.events import Delta, Finished, Started
 
 
 class ChoicesAnswer(Answer):
@@ -22,13 +22,22 @@ class ChoicesAnswer(Answer):
     def __init__(self, opening: pb.GenerateRequest, terms: Terms | None = None) -> None:
         """`opening` asks for more than one choice, and becomes this object's own."""
         super().__init__(opening, terms)
-        number = opening.sampling.n
-        self._came = [0] * number
-        self._read = [0] * number
-        self._running = set(range(number))
+        # Made with the start: any number can be asked for, few are granted.
+        self._number = opening.sampling.n
+        self._came = list[int]()
+        self._read = list[int]()
+        self._running = set[int]()
         # The choice of each delta that came, and its tokens, until they count as read: they are
         # read in that order.
         self._unread: deque[tuple[int, int]] = deque()
+
+    def on_started(self, event: Started) -> None:
+        """Take its start: the service has agreed to the number of choices."""
+        if not self.ended and not self._came:
+            self._came = [0] * self._number
+            self._read = [0] * self._number
+            self._running = set(range(self._number))
+        super().on_started(event)
 
     def on_delta(self, delta: Delta) -> None:
         """Take some tokens and text; ends the answer if they are not the choice's next ones."""
@@ -63,7 +72,7 @@ class ChoicesAnswer(Answer):
     @property
     def finished(self) -> bool:
         """Whether every choice has its Finished."""
-        return not self._running
+        return bool(self._came) and not self._running
 
     def consume(self, tokens: int) -> int | None:
         """Note what was read, as `Answer.consume`."""

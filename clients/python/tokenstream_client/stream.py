@@ -127,9 +127,10 @@ class AsyncStream(Reading):
         return self._delivery.answer.ended
 
     @property
-    def failure(self) -> TokenstreamError | None:
-        """What it ended with, if not well, before it was read; None: it has not, or ended well."""
-        return self._delivery.answer.error
+    def failed(self) -> bool:
+        """Whether it ended with an error, which may still wait to be read."""
+        answer = self._delivery.answer
+        return answer.ended and answer.error is not None
 
     def let_be(self) -> None:
         """Do not read it on by itself after a lost connection: another reader may have come."""

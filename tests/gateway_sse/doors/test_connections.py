@@ -42,6 +42,22 @@ async def test_a_client_over_its_limit_is_told_when_to_come_back_and_others_are_
     await gateway.serving
 
 
+async def test_a_header_that_is_no_key_makes_no_new_client(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    service.script = [started(), asyncio.Event()]
+    gateway = Gateway(settings.model_copy(update={"max_requests_per_client": 1, "linger_s": 0}))
+    async with reading(gateway.url, prompt="Hi") as one, httpx.AsyncClient() as http:
+        await anext(one)
+        for said in ("Basic a", "Bearer-ish b", "c"):
+            path, headers = f"{gateway.url}/v1/streams/x", {"authorization": said}
+            assert (await http.delete(path, headers=headers)).status_code == 429
+        unreadable = {"authorization": "Bearer a b"}
+        assert (await http.delete(path, headers=unreadable)).status_code == 401
+    gateway.stop.set()
+    await gateway.serving
+
+
 async def connect(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", gateway.port)
 

@@ -6,13 +6,14 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway_sse.config import GatewaySettings
 from gateway_sse.native.conversation import Conversation
-from tests.clients.script import STREAM_ID, answer, deltas, finished, started, tail
+from tests.clients.script import STREAM_ID, Fail, answer, deltas, finished, reason, started, tail
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
 from tests.service.running import eventually
@@ -167,6 +168,17 @@ async def test_another_socket_reads_on_from_an_event_id_without_loss(
         assert [m["type"] for m in await hear_to_the_end(other)] == ["started", "finished"]
         await say(other, "resume", id="x", last_event_id=said[2]["event_id"])
         assert (await hear(other))["error"]["reason"] == "STREAM_AT_END"
+
+
+async def test_a_paced_answers_failure_waits_for_no_acknowledgement(
+    service: ScriptedService, ws: ClientConnection
+) -> None:
+    stalled = Fail(grpc.StatusCode.ABORTED, "it stalled", [reason("STREAM_STALLED")])
+    service.script = [started(), *deltas(*"abcdef"), stalled]
+    await say(ws, "start", id="a", request={"prompt": "Hi", "ack_window": 2, "max_delay_ms": 0})
+    *said, error = await hear_to_the_end(ws)
+    assert "".join(message.get("token", "") for message in said) == "abcdef"
+    assert error["error"]["reason"] == "STREAM_STALLED"
 
 
 async def test_a_paced_answer_waits_for_acknowledgements(

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from gateway_sse.config import GatewaySettings
+from gateway_sse.streaming.relay import Relay
 from service.engine.scripted import ScriptedEngine
 from tests.clients.script import STREAM_ID, Fail, deltas, finished, reason, started
 from tests.clients.scripted import ScriptedService
@@ -57,20 +58,6 @@ async def test_a_reader_that_acknowledges_nothing_is_ended_after_the_stall_limit
     assert told[-2].json()["error"]["reason"] == "STREAM_STALLED"
     gateway.stop.set()
     await gateway.serving
-
-
-async def test_a_failure_does_not_wait_for_acknowledgements(
-    service: ScriptedService, gateway: Gateway
-) -> None:
-    service.script = [
-        started(),
-        *deltas(*"abcdefghij"),
-        Fail(grpc.StatusCode.INTERNAL, details=[reason("ENGINE_FAILED")]),
-    ]
-    async with reading(gateway.url, prompt="Hi", ack_window=3, max_delay_ms=0) as events:
-        told = [event async for event in events]
-    assert text_of(told) == "abc"
-    assert told[-2].json()["error"]["reason"] == "ENGINE_FAILED"
 
 
 async def gateway_stays_silent(gateway: Gateway) -> None:
@@ -128,5 +115,48 @@ async def test_nothing_is_sent_before_the_service_took_the_request(
             await asyncio.wait_for(loop.sock_recv(connection, 1), 0.3)
         taken.set()
         assert (await asyncio.wait_for(loop.sock_recv(connection, 15), 2)) == b"HTTP/1.1 200 OK"
+    gateway.stop.set()
+    await gateway.serving
+
+
+async def test_a_failure_waits_for_no_acknowledgement(
+    service: ScriptedService, gateway: Gateway
+) -> None:
+    stalled = Fail(grpc.StatusCode.ABORTED, "it stalled", [reason("STREAM_STALLED")])
+    service.script = [started(), *deltas(*"abcdef"), stalled]
+    async with reading(gateway.url, prompt="Hi", ack_window=3, max_delay_ms=0) as events:
+        async with asyncio.timeout(5):
+            *some, error, done = [event async for event in events]
+    assert text_of(some) == "abcdef"
+    assert error.event == "error"
+    assert error.json()["error"]["reason"] == "STREAM_STALLED"
+    assert done.data == "[DONE]"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "text/event-stream"])
+async def test_a_silent_stream_is_looked_at_once_an_interval_also_where_nothing_can_be_said(
+    service: ScriptedService,
+    settings: GatewaySettings,
+    monkeypatch: pytest.MonkeyPatch,
+    accept: str,
+) -> None:
+    looks = 0
+    look = Relay._keep_alive
+
+    def counted(relay: Relay) -> None:
+        nonlocal looks
+        looks += 1
+        look(relay)
+
+    monkeypatch.setattr(Relay, "_keep_alive", counted)
+    service.script = [started(), asyncio.Event()]
+    quick = {"keepalive_interval_s": 0.2, "drain_grace_s": 0, "linger_s": 0}
+    gateway = Gateway(settings.model_copy(update=quick))
+    with await slow_connection(gateway.port) as connection:
+        await ask(connection, "prompt=Hi", f"Accept: {accept}")
+        await eventually(lambda: looks >= 3)
+        before = looks
+        await asyncio.sleep(1)
+        assert looks - before <= 6
     gateway.stop.set()
     await gateway.serving

@@ -10,8 +10,16 @@ def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """Answer with a value; a lone surrogate in it, which has no UTF-8, becomes "?"."""
+    encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    return json_bytes(encoded, status=status, headers=headers)
+
+
+def json_bytes(
+    body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Answer with what is JSON already."""
     return web.Response(
-        body=json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace"),
+        body=body,
         status=status,
         headers={"content-type": "application/json", **(headers or {})},
     )

@@ -1,7 +1,9 @@
 """From a stream's events to OpenAI's answers in one piece. No I/O."""
 
+import json
 from collections import defaultdict
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal
 
 from typing_extensions import TypedDict
 
@@ -68,18 +70,22 @@ class Completion(TypedDict):
 
 
 class Collector:
-    """Keeps one answer until it is whole.
+    """Keeps one answer until it is whole, as the JSON that it will be.
 
-    Bound: what the request may generate: `max_tokens`, else what the context has left, for each
-    choice.
+    Log-probabilities become JSON when they come: a whole answer's at its end would hold up all
+    others for seconds. Bound: what the request may generate: `max_tokens`, else what the context
+    has left, for each choice.
     """
+
+    _id_prefix: ClassVar[str]
+    _object: ClassVar[str]
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._started: Started | None = None
         # By choice, as they come: how many were asked for is not checked here.
         self._texts = defaultdict[int, list[str]](list)
-        self._logprobs = defaultdict[int, list[TokenLogprobs]](list)
+        self._logprobs = defaultdict[int, _Lists](_Lists)
         self._ends = dict[int, Finished]()
 
     def add(self, event: Event) -> None:
@@ -87,63 +93,108 @@ class Collector:
         match event:
             case Delta():
                 self._texts[event.choice_index].append(event.text)
-                self._logprobs[event.choice_index].extend(event.logprobs)
+                if event.logprobs:
+                    told = self._logprobs_of(event.choice_index, event.logprobs)
+                    self._logprobs[event.choice_index].add(told)
             case Finished():
                 self._ends[event.choice_index] = event
             case Started():
                 self._started = event
 
-    def chat(self, created: int) -> ChatCompletion:
-        """Return the whole answer to a chat. Raises Internal if it is not whole."""
-        started, ends = self._whole()
-        return {
-            "id": f"chatcmpl-{started.stream_id}",
-            "object": "chat.completion",
-            "created": created,
-            "model": started.model,
-            "system_fingerprint": None,
-            "choices": [
-                {
-                    "index": index,
-                    "message": {
-                        "role": "assistant",
-                        "content": "".join(self._texts[index]),
-                        "refusal": None,
-                    },
-                    "logprobs": chat_logprobs(self._logprobs[index])
-                    if self._asked.logprobs
-                    else None,
-                    "finish_reason": finish_reason(end),
-                }
-                for index, end in enumerate(ends)
-            ],
-            "usage": usage_of(ends),
-        }
-
-    def completion(self, created: int) -> Completion:
-        """Return the whole answer to a prompt. Raises Internal if it is not whole."""
-        started, ends = self._whole()
-        return {
-            "id": f"cmpl-{started.stream_id}",
-            "object": "text_completion",
-            "created": created,
-            "model": started.model,
-            "system_fingerprint": None,
-            "choices": [
-                {
-                    "index": index,
-                    "text": "".join(self._texts[index]),
-                    "logprobs": completion_logprobs(self._logprobs[index], TextOffsets())
-                    if self._asked.logprobs
-                    else None,
-                    "finish_reason": finish_reason(end),
-                }
-                for index, end in enumerate(ends)
-            ],
-            "usage": usage_of(ends),
-        }
-
-    def _whole(self) -> tuple[Started, list[Finished]]:
+    def body(self, created: int) -> bytes:
+        """Return the whole answer. Raises Internal if it is not whole."""
         if self._started is None or len(self._ends) < self._asked.choices:
             raise Internal("the service sent half an answer", reason="BROKEN_STREAM")
-        return self._started, [self._ends[index] for index in range(self._asked.choices)]
+        ends = [self._ends[index] for index in range(self._asked.choices)]
+        head = {
+            "id": self._id_prefix + self._started.stream_id,
+            "object": self._object,
+            "created": created,
+            "model": self._started.model,
+            "system_fingerprint": None,
+        }
+        choices = b",".join(self._choice(index, end) for index, end in enumerate(ends))
+        return b'%b,"choices":[%b],"usage":%b}' % (
+            _json(head)[:-1],
+            choices,
+            _json(usage_of(ends)),
+        )
+
+    def _choice(self, index: int, end: Finished) -> bytes:
+        said = {
+            "index": index,
+            **self._said("".join(self._texts[index])),
+            "finish_reason": finish_reason(end),
+        }
+        logprobs = b"null"
+        if self._asked.logprobs:
+            logprobs = self._logprobs[index].json(self._logprobs_of(index, ()))
+        return b'%b,"logprobs":%b}' % (_json(said)[:-1], logprobs)
+
+    def _said(self, text: str) -> dict[str, object]:
+        raise NotImplementedError
+
+    def _logprobs_of(
+        self, index: int, entries: tuple[TokenLogprobs, ...]
+    ) -> ChatLogprobs | CompletionLogprobs:
+        raise NotImplementedError
+
+
+class ChatCollector(Collector):
+    """Makes a `ChatCompletion`."""
+
+    _id_prefix = "chatcmpl-"
+    _object = "chat.completion"
+
+    def _said(self, text: str) -> dict[str, object]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _logprobs_of(self, index: int, entries: tuple[TokenLogprobs, ...]) -> ChatLogprobs:
+        return chat_logprobs(entries)
+
+
+class CompletionCollector(Collector):
+    """Makes a `Completion`."""
+
+    _id_prefix = "cmpl-"
+    _object = "text_completion"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self._offsets = defaultdict[int, TextOffsets](TextOffsets)
+
+    def _said(self, text: str) -> dict[str, object]:
+        return {"text": text}
+
+    def _logprobs_of(self, index: int, entries: tuple[TokenLogprobs, ...]) -> CompletionLogprobs:
+        return completion_logprobs(entries, self._offsets[index])
+
+
+class _Lists:
+    """An object whose lists come in parts."""
+
+    def __init__(self) -> None:
+        self._parts = defaultdict[str, list[bytes]](list)
+
+    def add(self, part: Mapping[str, object]) -> None:
+        """Take a part of each list."""
+        for name, value in part.items():
+            if value:
+                self._parts[name].append(_json(value)[1:-1])
+
+    def json(self, empty: Mapping[str, object]) -> bytes:
+        """Return the whole object; `empty` has its names, and what is no list."""
+        members = (
+            b'"%b":[%b]' % (name.encode(), b",".join(self._parts[name]))
+            if isinstance(value, list)
+            else b'"%b":%b' % (name.encode(), _json(value))
+            for name, value in empty.items()
+        )
+        return b"{%b}" % b",".join(members)
+
+
+def _json(value: object) -> bytes:
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -12,8 +12,8 @@ from gateway_sse.api_keys import api_key_of, keys_checked
 from gateway_sse.bridge import Bridge, bridge_of
 from gateway_sse.doors.body import read_body
 from gateway_sse.doors.trace import trace_context_of
-from gateway_sse.json_response import json_response
-from gateway_sse.openai.answers import Collector
+from gateway_sse.json_response import json_bytes, json_response
+from gateway_sse.openai.answers import ChatCollector, Collector, CompletionCollector
 from gateway_sse.openai.asked import Asked
 from gateway_sse.openai.chat_request import chat
 from gateway_sse.openai.chunks import ChatChunks, CompletionChunks
@@ -49,8 +49,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
     stream = _begin(request, asked)
     if asked.stream:
         return await relay(request, stream, CompletionChunks(asked, _now()))
-    answer = await _collected(bridge_of(request), stream, asked)
-    return json_response(answer.completion(_now()), headers=_UNCACHED)
+    answer = await _collected(bridge_of(request), stream, CompletionCollector(asked))
+    return json_bytes(answer.body(_now()), headers=_UNCACHED)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -59,8 +59,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     stream = _begin(request, asked)
     if asked.stream:
         return await relay(request, stream, ChatChunks(asked, _now()))
-    answer = await _collected(bridge_of(request), stream, asked)
-    return json_response(answer.chat(_now()), headers=_UNCACHED)
+    answer = await _collected(bridge_of(request), stream, ChatCollector(asked))
+    return json_bytes(answer.body(_now()), headers=_UNCACHED)
 
 
 async def list_models(request: web.Request) -> web.StreamResponse:
@@ -112,9 +112,9 @@ class _Collected:
         self.stream.cancel()
 
 
-async def _collected(bridge: Bridge, stream: AsyncStream, asked: Asked) -> Collector:
+async def _collected(bridge: Bridge, stream: AsyncStream, collector: Collector) -> Collector:
     """Read a stream to its end; the caller's leaving cancels this, and so ends the stream."""
-    opened, collector, outcome = _Collected(stream), Collector(asked), Outcome.LEFT
+    opened, outcome = _Collected(stream), Outcome.LEFT
     bridge.streams.add(opened)
     try:
         async with aclosing(aiter(stream)) as events:

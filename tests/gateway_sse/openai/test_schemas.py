@@ -1,9 +1,10 @@
+import json
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from gateway_sse.openai.answers import Collector
+from gateway_sse.openai.answers import ChatCollector, CompletionCollector
 from gateway_sse.openai.errors import body_of
 from gateway_sse.openai.schemas import schemas
 from gateway_sse.problems import Problem
@@ -40,10 +41,12 @@ def test_the_requests_schemas_take_what_is_taken(name: str, value: Any, valid: b
 
 
 def test_the_answers_fit_their_schemas() -> None:
-    collector = Collector(asked(stream=False, logprobs=True))
+    wanted = asked(stream=False, logprobs=True)
+    chat, completion = ChatCollector(wanted), CompletionCollector(wanted)
     for event in (STARTED, delta_of(b"a"), finished(1)):
-        collector.add(event)
-    assert accepts("OpenAIChatCompletion", collector.chat(CREATED))
-    assert accepts("OpenAICompletion", collector.completion(CREATED))
-    assert not accepts("OpenAICompletion", collector.chat(CREATED))
+        chat.add(event)
+        completion.add(event)
+    assert accepts("OpenAIChatCompletion", json.loads(chat.body(CREATED)))
+    assert accepts("OpenAICompletion", json.loads(completion.body(CREATED)))
+    assert not accepts("OpenAICompletion", json.loads(chat.body(CREATED)))
     assert accepts("OpenAIErrorBody", body_of(Problem(500, "X", "", "why")))

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from aiohttp import web
 
 from tokenstream_client import PermissionDenied, Unauthenticated
+
+_LONGEST: Final = 4096
 
 
 def api_key_of(request: web.Request) -> str | None:
@@ -21,6 +24,10 @@ def api_key_of(request: web.Request) -> str | None:
 
 def checked_key(key: str) -> str:
     """Return a key that a header can carry. Raises Unauthenticated."""
+    if len(key) > _LONGEST:
+        raise Unauthenticated(
+            f"the API key has more than {_LONGEST} characters", reason="MALFORMED_KEY"
+        )
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated("the API key cannot be read", reason="MALFORMED_KEY")
     return key

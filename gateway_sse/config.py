@@ -1,9 +1,17 @@
 """The bridge's settings: from the environment, or from what the command line passes on."""
 
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tokenstream_client.channel import is_local
 
@@ -12,6 +20,14 @@ def _host_and_port(value: str) -> str:
     host, separator, port = value.rpartition(":")
     if not (separator and host and port.isdecimal() and int(port) < 65536):
         raise ValueError("must be host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    whole = f"{parts.scheme}://{parts.netloc}"
+    if value != "*" and not (parts.scheme in ("http", "https") and parts.netloc and whole == value):
+        raise ValueError("must be scheme and host, such as https://app.example.com, or *")
     return value
 
 
@@ -83,8 +99,8 @@ class GatewaySettings(BaseSettings):
         default=0.8,
         ge=0,
         le=60,
-        description="seconds for which a stream whose client closed its connection waits, without"
-        " decoding on, for being resumed, where the request does not say; then it is ended",
+        description="seconds for which a stream whose client closed its connection waits"
+        " for being resumed, where the request does not say; then it is ended",
     )
     body_timeout_s: float = Field(
         default=20.0, gt=0, description="most seconds for a request's head, and for its body"
@@ -98,10 +114,10 @@ class GatewaySettings(BaseSettings):
     max_streams_per_socket: int = Field(
         default=64, ge=1, le=4096, description="streams at once on one WebSocket"
     )
-    cors_origins: list[str] = Field(
+    cors_origins: Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode] = Field(
         default=[],
-        description="origins whose web pages may call, such as https://app.example.com; default:"
-        " only pages of the gateway's own origin",
+        description="origins whose web pages may call, such as https://app.example.com, separated"
+        " by commas; default: only pages of the gateway's own origin",
     )
     metrics_listen: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
         default=None, description="host:port of Prometheus metrics; none without it"
@@ -111,6 +127,14 @@ class GatewaySettings(BaseSettings):
         ge=0,
         description="seconds that running streams get to finish when stopping",
     )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        """Take text with commas, from the environment or YAML, as the list that it is."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
 
     @model_validator(mode="after")
     def _key_is_safe(self) -> Self:

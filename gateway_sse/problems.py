@@ -50,8 +50,13 @@ _OWN_WORDS: Final = {
 }
 
 # Where the contract's field paths and this API's names differ.
-_PREFIXES: Final = ("sampling.", "stream.")
-_RENAMED: Final = {"text": "prompt", "token_ids.ids": "token_ids"}
+_PREFIXES: Final = ("sampling.", "stream.", "structured_output.", "chat.")
+_RENAMED: Final = {
+    "text": "prompt",
+    "token_ids.ids": "token_ids",
+    "chat": "messages",
+    "time_to_live_ms": "time_to_live",
+}
 
 
 @dataclass(frozen=True, slots=True)

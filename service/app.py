@@ -148,6 +148,7 @@ class Service:
             try:
                 await self.server.stop(0)
             finally:
+                _log.info("stopping_engine")
                 await self.engine.stop()
 
     def _observe_loop(self, lag_s: float, busy: float) -> None:

@@ -18,7 +18,12 @@ _PREFIX = "TOKENSTREAM_"
 _GATEWAYS = "TOKENSTREAM_GATEWAY_"
 
 # The file of settings; generate's server; which build of vLLM scripts/setup installs.
-_OTHERS = ("TOKENSTREAM_CONFIG", "TOKENSTREAM_SERVER", "TOKENSTREAM_BUILD")
+_OTHERS = (
+    "TOKENSTREAM_CONFIG",
+    "TOKENSTREAM_SERVER",
+    "TOKENSTREAM_API_KEY",
+    "TOKENSTREAM_BUILD",
+)
 
 # What Kubernetes gives every container for a service that is named `tokenstream` or
 # `tokenstream-…`: https://kubernetes.io/docs/concepts/services-networking/service/

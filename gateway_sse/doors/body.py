@@ -9,7 +9,16 @@ from gateway_sse.problems import Refused
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Return the body. Raises Refused: 413 for a large one, 408 for one that comes too slowly."""
+    """Return the body. Raises Refused: 413 for a large one, 408 for one that comes too slowly, 400
+    for one that is not encoded as its head says.
+    """
+    try:
+        return await _read(request)
+    except web.RequestPayloadError:
+        raise Refused("UNREADABLE_BODY", "the body is not encoded as its head says") from None
+
+
+async def _read(request: web.Request) -> bytes:
     settings = bridge_of(request).settings
     limit = settings.max_body_bytes
     too_large = Refused("BODY_TOO_LARGE", f"the body is larger than {limit} bytes", status=413)

@@ -47,23 +47,27 @@ def let_in(app: web.Application, origins: Sequence[str]) -> None:
 
 def check_fetch(request: web.Request, origins: Sequence[str]) -> None:
     """Refuse a GET that another site's page made without asking first, such as an image's: it
-    would not read the answer, but have it generated. Browsers tell (W3C Fetch Metadata); raises
-    Refused (403).
+    would not read the answer, but have it generated. Browsers tell, by Fetch Metadata where the
+    connection is trusted, else by Origin; raises Refused (403).
     """
-    site = request.headers.get("sec-fetch-site", "none")
-    origin = request.headers.get("origin")
-    if site not in ("none", "same-origin") and origin not in origins and "*" not in origins:
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = site not in (None, "none", "same-origin") if origin is None else True
+    if foreign and not _may(request, origin, origins):
         raise Refused("ORIGIN_NOT_ALLOWED", "may not call this", field="Origin", status=403)
 
 
 def check_websocket(request: web.Request, origins: Sequence[str]) -> None:
     """Refuse a page of another origin that is not let in. Raises Refused (403)."""
     origin = request.headers.get("origin")
-    if origin is None or origin in origins or "*" in origins:
-        return  # no browser, or one that may
-    try:
-        own = urlsplit(origin).netloc == request.host
-    except ValueError:
-        own = False
-    if not own:
+    if origin is not None and not _may(request, origin, origins):
         raise Refused("ORIGIN_NOT_ALLOWED", "may not open sockets here", field="Origin", status=403)
+
+
+def _may(request: web.Request, origin: str | None, origins: Sequence[str]) -> bool:
+    """Tell whether a page of this origin may call: it is let in, or this host's own."""
+    if "*" in origins or origin in origins:
+        return True
+    try:
+        return origin is not None and urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False

@@ -108,7 +108,11 @@ class Conversation:
                 self._check_new(message.id)
                 arguments = Arguments(checked(StreamRequest, message.request))
                 stream = begin(self._bridge, arguments, self._api_key, *self._trace)
-                self._add(SocketAnswer(self._bridge, message.id, stream, arguments.delivery))
+                self._add(
+                    SocketAnswer(
+                        self._bridge, message.id, stream, arguments.delivery, owner=self._owner
+                    )
+                )
             case Resume():
                 self._check_new(message.id)
                 event_id = EventId.parse(message.last_event_id, "last_event_id")
@@ -118,11 +122,17 @@ class Conversation:
                     )
                 delivery = checked(Delivery, message.delivery)
                 stream = resume(self._bridge, event_id, delivery, self._api_key)
-                self._add(SocketAnswer(self._bridge, message.id, stream, delivery, event_id))
+                self._add(
+                    SocketAnswer(self._bridge, message.id, stream, delivery, event_id, self._owner)
+                )
             case Ack():
                 self._running(message.id).acknowledge(message.next_token_index)
             case Stop():
                 self._running(message.id).stop()
+
+    @property
+    def _owner(self) -> str:
+        return self._api_key or ""
 
     def _add(self, answer: SocketAnswer) -> None:
         self._answers[answer.identity] = answer

@@ -198,11 +198,23 @@ def from_query(pairs: Iterable[tuple[str, str]]) -> Arguments:
     return Arguments(checked(StreamRequest, _values(StreamRequest, pairs)))
 
 
+def delivery_from_body(content_type: str, body: bytes) -> Delivery:
+    """Read how to deliver the rest of an answer; the body may be that of the request before, or
+    empty. Raises Refused.
+    """
+    if not body:
+        return Delivery()
+    return _delivery_of(checked(StreamRequest, json_object(content_type, body)))
+
+
 def delivery_from_query(pairs: Iterable[tuple[str, str]]) -> Delivery:
     """Read how to deliver the rest of an answer; the query may repeat the whole request, as that
     of an EventSource that reconnects does. Raises Refused.
     """
-    request = checked(StreamRequest, _values(StreamRequest, pairs))
+    return _delivery_of(checked(StreamRequest, _values(StreamRequest, pairs)))
+
+
+def _delivery_of(request: StreamRequest) -> Delivery:
     return Delivery.model_construct(
         **{name: getattr(request, name) for name in Delivery.model_fields}
     )

@@ -1,5 +1,6 @@
 """The bridge's own API over HTTP. Every handler is thin: read, call the client, relay."""
 
+import hmac
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -21,6 +22,7 @@ from gateway_sse.native.request import (
     Arguments,
     Delivery,
     checked,
+    delivery_from_body,
     delivery_from_query,
     from_body,
     from_query,
@@ -85,18 +87,18 @@ def routes() -> list[web.RouteDef]:
 
 
 async def stream_by_post(request: web.Request) -> web.StreamResponse:
-    """Answer a prompt (a JSON body) as it is generated."""
+    """Answer a prompt (a JSON body) as it is generated, or go on where a client was cut off."""
+    body, content_type = await read_body(request), request.headers.get("content-type", "")
     if "last-event-id" in request.headers:
-        return await _resume(request)
-    body = await read_body(request)
-    return await _start(request, from_body(request.headers.get("content-type", ""), body))
+        return await _resume(request, delivery_from_body(content_type, body))
+    return await _start(request, from_body(content_type, body))
 
 
 async def stream_by_get(request: web.Request) -> web.StreamResponse:
     """Answer a prompt (a query string), or go on where an EventSource was cut off."""
     check_fetch(request, bridge_of(request).settings.cors_origins)
     if "last-event-id" in request.headers:
-        return await _resume(request)
+        return await _resume(request, delivery_from_query(request.query.items()))
     return await _start(request, from_query(request.query.items()))
 
 
@@ -106,22 +108,34 @@ async def _start(request: web.Request, arguments: Arguments) -> web.StreamRespon
     return await _relay(request, stream, encoder(None), arguments.delivery)
 
 
-async def _resume(request: web.Request) -> web.StreamResponse:
+async def _resume(request: web.Request, delivery: Delivery) -> web.StreamResponse:
     event_id = EventId.parse(request.headers["last-event-id"])
     if event_id.at_end:
         # The protocol's way to tell an EventSource that there is nothing to come back for.
         return web.Response(status=_NOTHING_LEFT)
     bridge, encoder = bridge_of(request), _encoder(request)
-    delivery = delivery_from_query(request.query.items())
     stream = resume(bridge, event_id, delivery, api_key_of(request))
-    return await _relay(request, stream, encoder(event_id), delivery)
+    return await _relay(request, stream, encoder(event_id), delivery, resumed=True)
 
 
 async def _relay(
-    request: web.Request, stream: AsyncStream, encoder: Encoder, delivery: Delivery
+    request: web.Request,
+    stream: AsyncStream,
+    encoder: Encoder,
+    delivery: Delivery,
+    *,
+    resumed: bool = False,
 ) -> web.StreamResponse:
     parting = parting_of(delivery.on_disconnect, bridge_of(request).settings.linger_s)
-    return await relay(request, stream, encoder, parting, ack_window=delivery.ack_window)
+    return await relay(
+        request,
+        stream,
+        encoder,
+        parting,
+        ack_window=delivery.ack_window,
+        owner=api_key_of(request) or "",
+        resumed=resumed,
+    )
 
 
 def _encoder(request: web.Request) -> Callable[[EventId | None], Encoder]:
@@ -152,9 +166,9 @@ async def acknowledge(request: web.Request) -> web.StreamResponse:
     """Let a stream go on that waits for its reader: one that was begun with `ack_window`."""
     body = json_object(request.headers.get("content-type", ""), await read_body(request))
     place = checked(Acknowledgement, body)
-    # The id is a secret of whoever began the stream, and this can do no more than let it read.
     opened = bridge_of(request).streams.find(request.match_info["stream_id"])
-    if opened is None:
+    key = api_key_of(request) or ""
+    if opened is None or not hmac.compare_digest(opened.owner.encode(), key.encode()):
         raise Refused(
             "STREAM_NOT_HERE", "no open stream of this gateway", field="stream_id", status=404
         )

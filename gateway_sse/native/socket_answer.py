@@ -37,9 +37,11 @@ class SocketAnswer:
         stream: AsyncStream,
         delivery: Delivery,
         resumed: EventId | None = None,
+        owner: str = "",
     ) -> None:
         self.identity = identity
         self.stream = stream
+        self.owner = owner
         self.waiting = False
         """It is among those that are to be written."""
         self.over = False
@@ -56,7 +58,8 @@ class SocketAnswer:
             self._nothing_acknowledged,
         )
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
-        self._began_at: float | None = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._began_at: float | None = now if resumed is None else None
         self._had_start = False
         self._stopping: asyncio.Task[None] | None = None
         self._last: str | None = None  # the end, behind text that has to go first

@@ -42,7 +42,7 @@ _CODES_OF_STATUSES: Final = {
 
 # The contract's names of fields, with or without the part that it keeps them in, where they are
 # not OpenAI's.
-_PREFIXES: Final = ("sampling.", "stream.")
+_PREFIXES: Final = ("sampling.", "stream.", "structured_output.")
 _NAMES: Final = (
     ("chat.messages", "messages"),
     ("chat", "messages"),
@@ -50,7 +50,9 @@ _NAMES: Final = (
     ("token_ids", "prompt"),
     ("text", "prompt"),
     ("include_stop", "include_stop_str_in_output"),
-    ("structured_output.regex", "structured_outputs.regex"),
+    ("regex", "structured_outputs.regex"),
+    ("json_schema", "response_format.json_schema"),
+    ("json_object", "response_format"),
     ("structured_output", "response_format"),
 )
 

@@ -103,6 +103,7 @@ class _Collected:
     """An answer that is sent when it is whole, as the list of open ones sees it."""
 
     stream: AsyncStream
+    owner: str = ""
 
     def acknowledge(self, next_token_index: int) -> None:
         """Nobody paces it."""

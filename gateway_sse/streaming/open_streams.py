@@ -13,6 +13,8 @@ class OpenStream(Protocol):
     """An answer, as this list sees it."""
 
     stream: AsyncStream
+    owner: str
+    """The key that its client came with; empty: none."""
 
     def acknowledge(self, next_token_index: int) -> None:
         """Take notice of how far the client has read."""

@@ -1,9 +1,9 @@
 """What becomes of a stream whose client has gone: a decision of the request's, and of the settings.
 
 A closed tab, a dropped connection and a proxy that gave up look alike from here. So a stream
-lingers, without decoding on, for as long as a client that is still there takes to come back
-(`RECONNECT_MS` and a round trip), and then it is ended. A connection that breaks without a word is
-not seen as closed; there the newer reader takes the stream over.
+lingers, decoding no further than its window, for as long as a client that is still there takes to
+come back (`RECONNECT_MS` and a round trip), and then it is ended. A connection that breaks without
+a word is not seen as closed; there the newer reader takes the stream over.
 """
 
 from dataclasses import dataclass

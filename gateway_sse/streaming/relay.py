@@ -19,7 +19,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway_sse.bridge import Bridge, bridge_of
-from gateway_sse.problems import INTERNAL, Problem, problem_from_error
+from gateway_sse.problems import Problem, problem_from_error
 from gateway_sse.streaming.ack_window import AckWindow
 from gateway_sse.streaming.encoder import Encoder
 from gateway_sse.streaming.outcomes import Outcome
@@ -48,13 +48,16 @@ async def relay(
     parting: Parting = END_AT_ONCE,
     *,
     ack_window: int | None = None,
+    owner: str = "",
+    resumed: bool = False,
 ) -> web.StreamResponse:
     """Answer with a stream's events; owns the stream. Raises TokenstreamError before any byte.
 
     `ack_window`: tokens that may go out ahead of the client's acknowledgements; None: any number.
+    `owner`: the client's key. `resumed`: its first token was seen before.
     """
     bridge = bridge_of(request)
-    relayed = Relay(bridge, stream, encoder, parting, ack_window)
+    relayed = Relay(bridge, stream, encoder, parting, ack_window, owner, resumed)
     bridge.streams.add(relayed)
     try:
         first = await relayed.first_event()
@@ -76,8 +79,11 @@ class Relay:
         encoder: Encoder,
         parting: Parting,
         ack_window: int | None,
+        owner: str,
+        resumed: bool,
     ) -> None:
         self.stream = stream
+        self.owner = owner
         self.outcome = Outcome.LEFT
         self._bridge = bridge
         self._encoder = encoder
@@ -89,7 +95,7 @@ class Relay:
             self._nothing_acknowledged,
         )
         self._loop = asyncio.get_running_loop()
-        self._began_at = self._loop.time()
+        self._began_at = 0.0 if resumed else self._loop.time()
         self._outlet: Outlet | None = None
         self._changed: asyncio.Future[None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
@@ -174,8 +180,15 @@ class Relay:
         outlet = self._outlet
         if outlet is None or self._over or outlet.blocked:
             self._wake()
-        else:
+            return
+        try:
             self._pump()
+        except Exception:
+            # It is called from within the session's own work, which serves all others too.
+            _log.exception("an answer could not be sent")
+            self._over, self._broken, self._last = True, True, b""
+            self.outcome = Outcome.FAILED
+            self._wake()
 
     def _pump(self) -> None:
         """Send what is there, in one write."""
@@ -192,11 +205,6 @@ class Relay:
             explained = self._bridge.streams.explain(error)
             end, self.outcome = True, Outcome.of(explained)
             data += self._failed(problem_from_error(explained))
-        except Exception:
-            # It comes from within the session's callback, which serves all others too.
-            _log.exception("an answer could not be encoded")
-            end, self.outcome = True, Outcome.FAILED
-            data += self._failed(INTERNAL)
         if end:
             self._over, self._last = True, data if self._broken else data + encoder.end()
         elif data:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from httpx_sse import ServerSentEvent
+from httpx_sse import ServerSentEvent, aconnect_sse
 
 from service.admission.callers import key_line, new_key
 from service.engine.scripted import ScriptedEngine
@@ -106,6 +106,50 @@ async def test_after_the_end_nothing_is_left_and_bad_or_others_ids_are_refused(
         too_far = await resume(events[0].id.replace(":0", ":4000"))
         assert too_far.status_code == 400
         assert too_far.json()["error"]["code"] == "OUT_OF_RANGE"
+
+
+async def test_a_body_that_is_sent_again_says_how_the_rest_is_delivered(
+    stepped: RunningService, bridges: Bridges
+) -> None:
+    bridge = bridges(stepped, linger_s=0.05)
+    wanted: dict[str, Any] = {"prompt": "abcdefgh", "on_disconnect": "detach", **EACH}
+    events, last = [], None
+    for _ in range(3):  # each connection breaks behind its first text
+        async with reading(bridge.url, last_event_id=last, **wanted) as coming:
+            await anext(coming)
+            stepped.engine.step()
+            events.append(await anext(coming))
+            last = events[-1].id
+        await eventually(lambda: len(bridge.streams) == 0)
+        await asyncio.sleep(0.1)  # longer than it would linger
+    assert text_of(events) == "abc"
+    assert stepped.engine.running_ids
+
+
+async def test_nobody_else_acknowledges_for_a_reader(
+    serve: Serve, bridges: Bridges, tmp_path: Path
+) -> None:
+    mine, theirs = new_key(), new_key()
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("mine", mine) + "\n" + key_line("theirs", theirs) + "\n")
+    bridge = bridges(await serve(ScriptedEngine(step_s=0.01), api_keys_file=keys))
+    wanted = {"prompt": "abcdef", "ack_window": 1, "max_delay_ms": 0}
+    async with httpx.AsyncClient(base_url=bridge.url, timeout=5) as http:
+
+        async def acknowledge(stream_id: str, key: str) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            ack = {"next_token_index": 6}
+            path = f"/v1/streams/{stream_id}/ack"
+            return (await http.post(path, json=ack, headers=headers)).status_code
+
+        headers = {"authorization": f"Bearer {mine}"}
+        async with aconnect_sse(http, "POST", PATH, json=wanted, headers=headers) as source:
+            coming = source.aiter_sse()
+            stream_id = (await anext(coming)).json()["stream_id"]
+            assert await acknowledge(stream_id, theirs) == 404
+            assert await acknowledge(stream_id, "") == 404
+            assert await acknowledge(stream_id, mine) == 204
+            assert text_of([event async for event in coming]) == "abcdef"
 
 
 async def test_somebody_elses_stream_is_unknown(

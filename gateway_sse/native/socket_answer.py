@@ -14,10 +14,8 @@ from gateway_sse.streaming.ack_window import AckWindow
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.parting import part, parting_of
 from tokenstream_client import (
-    Aborted,
     AsyncStream,
     Delta,
-    Event,
     Finished,
     Started,
     TokenstreamError,
@@ -51,12 +49,7 @@ class SocketAnswer:
         self._delivery = delivery
         self._place = Place(resumed)
         self._head = f'"id": {json_text(identity)}'
-        self._acks = AckWindow(
-            delivery.ack_window,
-            self._place.next_token_index,
-            bridge.settings.stall_limit_s,
-            self._nothing_acknowledged,
-        )
+        self._acks = AckWindow(stream, delivery.ack_window, bridge.settings.stall_limit_s)
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
         now = asyncio.get_running_loop().time()
         self._began_at: float | None = now if resumed is None else None
@@ -105,7 +98,7 @@ class SocketAnswer:
             return self._last
         text = ""
         try:
-            while event := self._next():
+            while event := self._acks.take():
                 if type(event) is Delta:
                     if self._began_at is not None and event.token_ids:
                         now = asyncio.get_running_loop().time()
@@ -127,19 +120,6 @@ class SocketAnswer:
         if not text:
             return None
         return self._token(text)
-
-    def _next(self) -> Event | None:
-        """Take the next event that the client's acknowledgements let through."""
-        stream = self.stream
-        # A failure waits for no acknowledgement: one may never come.
-        if self._acks.lets(stream.next_token_index) or stream.failed:
-            return stream.take_nowait()
-        return None
-
-    def _nothing_acknowledged(self) -> None:
-        self.stream.close_with(
-            Aborted("nothing was acknowledged for too long", reason="STREAM_STALLED")
-        )
 
     def _on_event(self) -> None:
         self._listener(self)

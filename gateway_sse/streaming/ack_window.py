@@ -4,43 +4,37 @@ Rules:
 
 1. No token from the limit on is sent; what is in one delta with an earlier one is.
 2. An end waits behind what is held back; a failure does not.
-3. A client that is waited for, and acknowledges nothing for the stall limit, has stalled.
+3. A client that is waited for, and acknowledges nothing for the stall limit, has stalled: its
+   stream is closed with that.
 """
 
 import asyncio
-from collections.abc import Callable
+
+from tokenstream_client import Aborted, AsyncStream, Event
 
 
 class AckWindow:
-    """See the rules above. `window`: tokens; None: any number, and nobody is waited for.
+    """See the rules above. `window`: tokens; None: any number, and nobody is waited for."""
 
-    `on_stalled` is called once.
-    """
+    __slots__ = ("_limit", "_stall_limit_s", "_stream", "_timer", "_window")
 
-    __slots__ = ("_limit", "_on_stalled", "_stall_limit_s", "_timer", "_window")
-
-    def __init__(
-        self,
-        window: int | None,
-        position: int,
-        stall_limit_s: float,
-        on_stalled: Callable[[], None],
-    ) -> None:
-        """`position`: where the client begins."""
+    def __init__(self, stream: AsyncStream, window: int | None, stall_limit_s: float) -> None:
+        """The client begins where the stream does."""
+        self._stream = stream
         self._window = window
-        self._limit = None if window is None else position + window
+        self._limit = None if window is None else stream.next_token_index + window
         self._stall_limit_s = stall_limit_s
-        self._on_stalled = on_stalled
         self._timer: asyncio.TimerHandle | None = None
 
-    def lets(self, position: int) -> bool:
-        """Tell whether the token of this index may go; if not, the client is waited for."""
-        if self._limit is None or position < self._limit:
-            return True
+    def take(self) -> Event | None:
+        """Return the next event that may go; see `AsyncStream.take_nowait`."""
+        stream, limit = self._stream, self._limit
+        if limit is None or stream.next_token_index < limit or stream.failed:
+            return stream.take_nowait()
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._stall_limit_s, self._on_stalled)
-        return False
+            self._timer = loop.call_later(self._stall_limit_s, self._stalled)
+        return None
 
     def acknowledge(self, next_token_index: int) -> bool:
         """Take notice of how far the client is; tell whether more may go for it."""
@@ -58,3 +52,7 @@ class AckWindow:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stalled(self) -> None:
+        why = "nothing was acknowledged for too long"
+        self._stream.close_with(Aborted(why, reason="STREAM_STALLED"))

@@ -26,7 +26,6 @@ from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.outlet import ClientStalled, Outlet
 from gateway_sse.streaming.parting import END_AT_ONCE, Parting, part
 from tokenstream_client import (
-    Aborted,
     AsyncStream,
     Delta,
     Event,
@@ -88,12 +87,7 @@ class Relay:
         self._bridge = bridge
         self._encoder = encoder
         self._parting = parting
-        self._acks = AckWindow(
-            ack_window,
-            stream.next_token_index,
-            bridge.settings.stall_limit_s,
-            self._nothing_acknowledged,
-        )
+        self._acks = AckWindow(stream, ack_window, bridge.settings.stall_limit_s)
         self._loop = asyncio.get_running_loop()
         self._began_at = 0.0 if resumed else self._loop.time()
         self._outlet: Outlet | None = None
@@ -197,7 +191,7 @@ class Relay:
             return
         data, end = b"", False
         try:
-            while event := self._next():
+            while event := self._acks.take():
                 data += self._encoded(event)
             if end := stream.drained:
                 self.outcome = Outcome.COMPLETE  # all choices, not only the first
@@ -211,19 +205,6 @@ class Relay:
             outlet.write(data, self.now())
         if end or outlet.blocked:
             self._wake()
-
-    def _next(self) -> Event | None:
-        """Take the next event that the client's acknowledgements let through."""
-        stream = self.stream
-        # A failure waits for no acknowledgement: one may never come.
-        if self._acks.lets(stream.next_token_index) or stream.failed:
-            return stream.take_nowait()
-        return None
-
-    def _nothing_acknowledged(self) -> None:
-        self.stream.close_with(
-            Aborted("nothing was acknowledged for too long", reason="STREAM_STALLED")
-        )
 
     def _failed(self, problem: Problem) -> bytes:
         said = self._encoder.failed(problem)

@@ -93,7 +93,9 @@ async def test_an_engine_of_which_all_wait_for_their_readers_uses_no_processor(
     share = (cpu_s(processes) - used) / (time.monotonic() - began)
     print(f"the engine's processes use {100 * share:.2f} % of a core while all are parked")
 
-    assert share < 0.02
+    # What is left is the polling of torch's two dozen gloo threads: 1 to 5 % as the machine goes. A
+    # loop that does not sleep takes all of a core.
+    assert share < 0.1
     # They stand at the mark: one reader has taken ten tokens, the others none.
     ahead = real.service.directory.tokens_ahead
     assert 4 * FIRST - 10 <= ahead <= 4 * (FIRST + 1)

@@ -21,7 +21,7 @@ from tests.conftest import Serve
 from tests.gateway_sse.conftest import Gateway
 from tests.service.running import eventually
 
-EXAMPLES = 60  # for each operation, of good and of bad requests together
+EXAMPLES = 40  # for each operation, of good and of bad requests together
 
 
 def test_the_document_is_openapi() -> None:

@@ -126,7 +126,7 @@ def test_every_field_of_a_sessions_messages_is_known_here() -> None:
         "logprobs",
         "logprob_counts",
     ]
-    assert names(pb.SessionRequest) == ["start", "cancel", "credit", "resume", "close"]
+    assert names(pb.SessionRequest) == ["start", "cancel", "credit", "resume", "close", "batch"]
     assert names(pb.SessionStart) == [
         "id",
         "request",

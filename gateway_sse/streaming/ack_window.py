@@ -2,7 +2,8 @@
 
 Rules:
 
-1. No token from the limit on is sent; what is in one delta with an earlier one is.
+1. No text of tokens from the limit on is sent; what is in one delta with an earlier one is. A token
+   without text, of which the client never hears, is not waited for.
 2. An end waits behind what is held back; a failure does not.
 3. A client that is waited for, and acknowledges nothing for the stall limit, has stalled: its
    stream is closed with that.
@@ -10,7 +11,7 @@ Rules:
 
 import asyncio
 
-from tokenstream_client import Aborted, AsyncStream, Event
+from tokenstream_client import Aborted, AsyncStream, Delta, Event
 
 
 class AckWindow:
@@ -30,6 +31,9 @@ class AckWindow:
         """Return the next event that may go; see `AsyncStream.take_nowait`."""
         stream, limit = self._stream, self._limit
         if limit is None or stream.next_token_index < limit or stream.failed:
+            return stream.take_nowait()
+        event = stream.peek()
+        if type(event) is not Delta or not event.text:
             return stream.take_nowait()
         if self._timer is None:
             loop = asyncio.get_running_loop()

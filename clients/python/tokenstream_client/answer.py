@@ -260,6 +260,10 @@ class Answer:
 
     # What its reader does.
 
+    def peek(self) -> Event | None:
+        """Return what `take` would, and leave it there; None also where that would raise."""
+        return self._events[0] if self._events else None
+
     def take(self) -> Event | None:
         """Return the next event; None: there is none now, or none any more. Raises its error."""
         if self._events:

@@ -121,6 +121,10 @@ class AsyncStream(Reading):
                 delivery.consume(len(event.token_ids))
         return event
 
+    def peek(self) -> Event | None:
+        """Return the event that `take_nowait` would, and leave it there."""
+        return self._delivery.answer.peek()
+
     @property
     def ended(self) -> bool:
         """Whether it has its end, which may still wait to be read."""

@@ -13,7 +13,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 def json_text(text: str) -> str:
     """Return a text as JSON, without any line end in it."""
     quoted: str = encode_basestring(text)
-    return _in_one_line(quoted)
+    return quoted if quoted.isascii() else _in_one_line(quoted)
 
 
 def json_of(value: object) -> str:

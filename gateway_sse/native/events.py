@@ -59,27 +59,29 @@ def finished_body(event: Finished) -> dict[str, Any]:
 class Place:
     """How far one client is in one stream: what ids are made of."""
 
-    __slots__ = ("next_token_index", "skips_tail", "stream_id", "tail")
+    __slots__ = ("_skips_tail", "_tail", "next_token_index", "stream_id")
 
     def __init__(self, resumed: EventId | None = None) -> None:
         """`resumed`: where the client was before."""
         self.stream_id = ""
         self.next_token_index = 0 if resumed is None else resumed.next_token_index
-        self.tail = self.skips_tail = resumed is not None and resumed.has_tail
+        self._skips_tail = resumed is not None and resumed.has_tail
+        self._tail = ":tail" if self._skips_tail else ""
 
-    def takes(self, delta: Delta) -> bool:
-        """Move on; tell whether the delta's text is to be sent."""
+    def after(self, delta: Delta) -> str | None:
+        """Move on; return the id of the event with the delta's text, None: it is not sent."""
         if delta.token_ids:
             self.next_token_index = delta.first_token_index + len(delta.token_ids)
-            return bool(delta.text)
-        if self.skips_tail or not delta.text:
-            return False  # it had that before it was cut off
-        self.tail = True
-        return True
+            if not delta.text:
+                return None
+        elif self._skips_tail or not delta.text:
+            return None  # it had that before it was cut off
+        else:
+            self._tail = ":tail"
+        return f"{self.stream_id}:{self.next_token_index}{self._tail}"
 
     def __str__(self) -> str:
-        suffix = ":tail" if self.tail else ""
-        return f"{self.stream_id}:{self.next_token_index}{suffix}"
+        return f"{self.stream_id}:{self.next_token_index}{self._tail}"
 
     @property
     def end(self) -> str:
@@ -107,10 +109,10 @@ class SseEncoder:
 
     def delta(self, event: Delta) -> bytes:
         """See `Encoder`."""
-        place = self._place
-        if not place.takes(event):
+        event_id = self._place.after(event)
+        if event_id is None:
             return b""
-        return f'id: {place}\ndata: {{"token": {json_text(event.text)}}}\n\n'.encode()
+        return f'id: {event_id}\ndata: {{"token": {json_text(event.text)}}}\n\n'.encode()
 
     def finished(self, event: Finished) -> bytes:
         """See `Encoder`."""

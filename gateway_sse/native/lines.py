@@ -27,10 +27,11 @@ class LinesEncoder:
 
     def delta(self, event: Delta) -> bytes:
         """See `Encoder`."""
-        if not self._place.takes(event):
+        event_id = self._place.after(event)
+        if event_id is None:
             return b""
         text = json_text(event.text)
-        return f'{{"event": "token", "id": "{self._place}", "token": {text}}}\n'.encode()
+        return f'{{"event": "token", "id": "{event_id}", "token": {text}}}\n'.encode()
 
     def finished(self, event: Finished) -> bytes:
         """See `Encoder`."""

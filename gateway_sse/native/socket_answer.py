@@ -104,7 +104,7 @@ class SocketAnswer:
                         now = asyncio.get_running_loop().time()
                         self._bridge.metrics.first_token(now - self._began_at)
                         self._began_at = None
-                    text += event.text if self._place.takes(event) else ""
+                    text += "" if self._place.after(event) is None else event.text
                     continue
                 if isinstance(event, Finished):
                     self.outcome, self.over = Outcome.COMPLETE, True

@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from tokenstream_client import Aborted, AsyncStream, Delta, Event
 
@@ -27,8 +28,18 @@ class AckWindow:
         self._stall_limit_s = stall_limit_s
         self._timer: asyncio.TimerHandle | None = None
 
+    def take_ready(self) -> Sequence[Event]:
+        """Return the events that may go now; see `AsyncStream.take_ready`."""
+        if self._limit is None:
+            return self._stream.take_ready()
+        events = list[Event]()
+        # What would raise waits until all before it was taken.
+        while (self._stream.has_events or not events) and (event := self.take()) is not None:
+            events.append(event)
+        return events
+
     def take(self) -> Event | None:
-        """Return the next event that may go; see `AsyncStream.take_nowait`."""
+        """Return the next of them; see `AsyncStream.take_nowait`."""
         stream, limit = self._stream, self._limit
         if limit is None or stream.next_token_index < limit or stream.failed:
             return stream.take_nowait()

@@ -103,14 +103,18 @@ class Outlet:
         """Whether the kernel has not taken all of it yet."""
         return self._transport.get_write_buffer_size() > 0
 
-    def write(self, data: bytes, now: float) -> None:
-        """Send; what a client that has gone would get is dropped."""
-        if self._transport.is_closing():
-            return
+    def write(self, data: bytes, now: float) -> bool:
+        """Send, and tell whether it is `blocked` now; what a client that has gone would get is
+        dropped.
+        """
+        transport = self._transport
+        if transport.is_closing():
+            return False
         self.last_write_at = now
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._transport.write(data)
+        transport.write(data)
+        return transport.get_write_buffer_size() > 0
 
     async def drained(self, stall_limit_s: float) -> None:
         """Wait until the kernel has taken it all. Raises ClientStalled."""

@@ -28,7 +28,6 @@ from gateway_sse.streaming.parting import END_AT_ONCE, Parting, part
 from tokenstream_client import (
     AsyncStream,
     Delta,
-    Event,
     Finished,
     Internal,
     Started,
@@ -91,6 +90,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._began_at = 0.0 if resumed else self._loop.time()
         self._outlet: Outlet | None = None
+        self._flows = False  # there is an outlet, it takes more, and the end has not come
         self._changed: asyncio.Future[None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._over = False
@@ -123,15 +123,15 @@ class Relay:
         bridge.streams.started(self, first.stream_id)
         self._keep_alive()
         try:
-            self._pump()
-            while not self._over:
+            while True:
                 if outlet.blocked:
                     await outlet.drained(bridge.settings.stall_limit_s)
-                    self._pump()
-                else:
+                if self._over:
+                    break
+                self._flows = True
+                self._pump()
+                if self._flows:
                     await self._change()
-            if outlet.blocked:
-                await outlet.drained(bridge.settings.stall_limit_s)
             if self._broken:
                 if self._last:  # an empty chunk would be the end of a whole answer
                     outlet.write(self._last, self.now())
@@ -158,6 +158,7 @@ class Relay:
             self.stream.cancel()  # the pump, or the first event, gets to know
             return
         self.outcome, self._over = Outcome.MOVED, True
+        self._flows = False
         self.stream.detach()
         self._outlet.write(moved, self.now())
         self._wake()
@@ -166,13 +167,12 @@ class Relay:
         """Give everything back; the client is done, or has gone."""
         if self._keepalive is not None:
             self._keepalive.cancel()
-        self._over = True
+        self._flows, self._over = False, True
         self._acks.close()
         part(self._bridge, self, self._parting)
 
     def _on_event(self) -> None:
-        outlet = self._outlet
-        if outlet is None or self._over or outlet.blocked:
+        if not self._flows:
             self._wake()
             return
         try:
@@ -180,46 +180,45 @@ class Relay:
         except Exception:
             # It is called from within the session's own work, which serves all others too.
             _log.exception("an answer could not be sent")
-            self._over, self._broken, self._last = True, True, b""
+            self._flows, self._over, self._broken, self._last = False, True, True, b""
             self.outcome = Outcome.FAILED
+        if not self._flows:
             self._wake()
 
     def _pump(self) -> None:
-        """Send what is there, in one write."""
+        """Send what is there, in one write; then it flows on, is blocked, or over."""
         outlet, encoder, stream = self._outlet, self._encoder, self.stream
-        if self._over or outlet is None:
-            return
+        assert outlet is not None
         data, end = b"", False
         try:
-            while event := self._acks.take():
-                data += self._encoded(event)
-            if end := stream.drained:
-                self.outcome = Outcome.COMPLETE  # all choices, not only the first
+            for event in self._acks.take_ready():
+                if type(event) is Delta:
+                    if self._began_at and event.token_ids:
+                        self._note_first_token()
+                    data += encoder.delta(event)
+                elif type(event) is Finished:
+                    data += encoder.finished(event)
+            if stream.ended and not stream.has_events:
+                stream.take_nowait()  # raises what it ended with, if not well
+                end, self.outcome = True, Outcome.COMPLETE  # all choices, not only the first
         except TokenstreamError as error:
             explained = self._bridge.streams.explain(error)
             end, self.outcome = True, Outcome.of(explained)
             data += self._failed(problem_from_error(explained))
         if end:
-            self._over, self._last = True, data if self._broken else data + encoder.end()
-        elif data:
-            outlet.write(data, self.now())
-        if end or outlet.blocked:
-            self._wake()
+            self._flows, self._over = False, True
+            self._last = data if self._broken else data + encoder.end()
+        elif data and outlet.write(data, self._loop.time()):
+            self._flows = False
 
     def _failed(self, problem: Problem) -> bytes:
         said = self._encoder.failed(problem)
         self._broken = said is None
         return said or b""
 
-    def _encoded(self, event: Event) -> bytes:
-        if type(event) is Delta:
-            if self._began_at and event.token_ids:
-                self._bridge.metrics.first_token(self.now() - self._began_at)
-                self._began_at = 0.0
-            return self._encoder.delta(event)
-        if type(event) is Finished:
-            return self._encoder.finished(event)
-        return b""
+    def _note_first_token(self) -> None:
+        self._bridge.metrics.first_token(self.now() - self._began_at)
+        self._began_at = 0.0
 
     def _wake(self) -> None:
         if self._changed is not None and not self._changed.done():
@@ -242,7 +241,10 @@ class Relay:
         now = self.now()
         silent = now - outlet.last_write_at >= interval_s * 0.99
         if silent and self._encoder.keepalive and not outlet.blocked:
-            outlet.write(self._encoder.keepalive, now)
+            blocked = outlet.write(self._encoder.keepalive, now)
+            if blocked:
+                self._flows = False
+                self._wake()
         # Where nothing could be said, it is not tried again before another interval is over.
         due = (now if silent else outlet.last_write_at) + interval_s
         self._keepalive = self._loop.call_at(due, self._keep_alive)

@@ -64,8 +64,6 @@ class Exchange:
             limit = self.answer.consume(len(event.token_ids))
             if limit is not None:
                 self.multiplexer.grant(self.answer, limit)
-            elif self.answer.may_grant:
-                self.multiplexer.grant_later(self.answer)
             self.take_frames()
         return event
 

@@ -114,8 +114,6 @@ class Sessions(RuleBasedStateMachine):
                 assert self.window is not None
                 assert limit <= len(caller.tokens) + self.window
                 self.multiplexer.grant(caller.answer, limit)
-            elif caller.answer.may_grant:
-                self.multiplexer.grant_later(caller.answer)
 
     @precondition(lambda self: self.callers)
     @rule(which=ANY)
@@ -355,11 +353,8 @@ def test_what_slow_readers_read_is_granted_in_one_frame_when_time_has_passed() -
     multiplexer.connected()
     while multiplexer.next_frame() is not None:
         pass
-    assert not any(answer.may_grant for answer in answers)
-    for answer, firsts in ((answers[0], True), (answers[2], False)):
+    for answer in (answers[0], answers[2]):
         assert answer.consume(1) is None
-        assert answer.may_grant
-        assert multiplexer.grant_later(answer) is firsts
     assert not multiplexer.has_frames()
     multiplexer.grant_now()
     frame = multiplexer.next_frame()
@@ -367,7 +362,6 @@ def test_what_slow_readers_read_is_granted_in_one_frame_when_time_has_passed() -
     assert dict(zip(frame.credit.ids, frame.credit.token_limits, strict=True)) == {1: 101, 3: 101}
     multiplexer.grant_now()
     assert multiplexer.next_frame() is None
-    assert not any(answer.may_grant for answer in answers)
 
 
 def test_no_credit_is_sent_before_the_opening_that_says_it() -> None:

@@ -174,7 +174,8 @@ class Answer:
         """Take some tokens and text; ends the answer if they are not the next ones."""
         if self.ended:
             return
-        self._progress()
+        if self._losses:
+            self._progress()
         if delta.choice_index == 0:
             first, count = delta.first_token_index, len(delta.token_ids)
             if not count and delta.text:
@@ -186,7 +187,8 @@ class Answer:
                 self.end(Internal(message, reason=BROKEN_STREAM))
                 return
             self.next_token_index = first + count
-        self._put(delta)
+        self._events.append(delta)
+        self.changed()
 
     def on_finished(self, event: Finished, *, last: bool = True) -> None:
         """Take its Finished, and with it its end if that is the `last` there is to come."""
@@ -274,6 +276,16 @@ class Answer:
             raise copy(self.error)
         return None
 
+    def take_ready(self) -> tuple[Event, ...]:
+        """Return all that is there, as repeated `take`s would; raises only where nothing is."""
+        events = self._events
+        if not events:
+            self.take()
+            return ()
+        ready = tuple(events)
+        events.clear()
+        return ready
+
     def consume(self, tokens: int) -> int | None:
         """Note what was read; return the limit to grant, None: not yet worth a message."""
         self._consumed += tokens
@@ -282,27 +294,20 @@ class Answer:
             return None
         return self.grant_now()
 
-    @property
-    def may_grant(self) -> bool:
-        """Whether something was read since the last grant; see `grant_now`."""
-        window = self.terms.window
-        return (
-            window is not None
-            and not self.ended
-            and self._limit < min(self._consumed + window, _LARGEST_LIMIT)
-        )
-
     def grant_now(self) -> int | None:
         """Return the limit to grant, however little was read; None: nothing was.
 
         For what time brings about: the service takes a reader for stalled that has no credit left
         and gets none, and one that reads slowly is long at half its window.
         """
-        if not self.may_grant:
+        window = self.terms.window
+        if window is None or self.ended:
             return None
-        assert self.terms.window is not None
-        self._limit = min(self._consumed + self.terms.window, _LARGEST_LIMIT)
-        return self._limit
+        limit = min(self._consumed + window, _LARGEST_LIMIT)
+        if limit <= self._limit:
+            return None
+        self._limit = limit
+        return limit
 
     def leave(self, error: TokenstreamError | None = None) -> bool:
         """Drop what waits and end it with `error`, `Cancelled` if none is given; tell whether the

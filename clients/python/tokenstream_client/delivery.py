@@ -64,16 +64,18 @@ class Delivery:
             self._room.set()
         return event
 
+    def take_ready(self) -> tuple[Event, ...]:
+        """Return all that is there; see `Answer.take_ready`."""
+        events = self.answer.take_ready()
+        if self._room is not None:
+            self._room.set()
+        return events
+
     def consume(self, tokens: int) -> None:
         """Note that the reader has read so many tokens more."""
-        answer, session = self.answer, self._session
-        limit = answer.consume(tokens)
-        if session is None or self._call is not None:
-            return
-        if limit is not None:
-            session.grant(answer, limit)
-        elif answer.may_grant:
-            session.grant_later(answer)
+        limit = self.answer.consume(tokens)
+        if limit is not None and self._session is not None and self._call is None:
+            self._session.grant(self.answer, limit)
 
     async def stop(self) -> None:
         """Ask for the answer's end; the reader gets what was decoded and a Finished."""

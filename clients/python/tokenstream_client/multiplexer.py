@@ -38,6 +38,8 @@ _CLOSE: Final = "close"
 _BATCH_BYTES: Final = 64 * 1024
 _OPENING_ACTIONS: Final = (pb.SESSION_ACTION_START, pb.SESSION_ACTION_RESUME)
 
+_new_delta: Final = tuple.__new__  # half of what `Delta(…)` costs, once for each event
+
 
 class Multiplexer:
     """Which answers a session carries, under which ids, and what it has to send for them."""
@@ -52,7 +54,6 @@ class Multiplexer:
         self._opened: set[int] = set()
         self._outbox: deque[tuple[str, int]] = deque()
         self._limits: dict[int, int] = {}
-        self._readers: set[Answer] = set()  # that may be granted something, in time
         self._heard = False
         self._partings: dict[int, Answer] = {}
         self._retries: list[tuple[float, Answer]] = []
@@ -98,18 +99,11 @@ class Multiplexer:
         if identity in self._opened:  # else the opening says it
             self._limits[identity] = limit
 
-    def grant_later(self, answer: Answer) -> bool:
-        """Remember that an answer's reader read something; tell whether it is the first."""
-        first = not self._readers
-        self._readers.add(answer)
-        return first
-
     def grant_now(self) -> None:
-        """Grant what was remembered, in one frame."""
-        for answer in self._readers:
+        """Grant what was read, however little, in one frame."""
+        for answer in self._ids:
             if (limit := answer.grant_now()) is not None:
                 self.grant(answer, limit)
-        self._readers.clear()
 
     # The connection's side.
 
@@ -272,7 +266,8 @@ class Multiplexer:
             begin, end = end, end + count
             answer = routes.get(identity)
             if answer is not None:
-                answer.on_delta(Delta(choice, first, token_ids[begin:end], text, places))
+                delta = (choice, first, token_ids[begin:end], text, places)
+                answer.on_delta(_new_delta(Delta, delta))
                 if answer.ended:  # it was not the next delta
                     self.leave(answer)
 

@@ -66,6 +66,8 @@ class Session:
             return
         self._multiplexer.add(answer)
         self._frames.set()
+        if self._granting is None:
+            self._granting = self._loop.call_later(GRANT_EVERY_S, self._grant_now)
         if self._running is None:
             self._running = self._loop.create_task(self._run())
 
@@ -85,11 +87,6 @@ class Session:
         self._multiplexer.grant(answer, limit)
         self._frames.set()
 
-    def grant_later(self, answer: Answer) -> None:
-        """Let more tokens of an answer come within `GRANT_EVERY_S`, together with others'."""
-        if self._multiplexer.grant_later(answer):
-            self._granting = self._loop.call_later(GRANT_EVERY_S, self._grant_now)
-
     async def close(self) -> None:
         """Send what is to be sent, and end the call: within a second, in any case."""
         self._closing = True
@@ -106,8 +103,14 @@ class Session:
             await asyncio.wait([task])
 
     def _grant_now(self) -> None:
-        self._multiplexer.grant_now()
-        self._frames.set()
+        """Grant what slow readers have read: a look at each answer now and then costs less than
+        a note of each event.
+        """
+        self._granting = None
+        if len(self._multiplexer):
+            self._multiplexer.grant_now()
+            self._frames.set()
+            self._granting = self._loop.call_later(GRANT_EVERY_S, self._grant_now)
 
     def _part(self, answer: Answer) -> None:
         if answer.must_be_stopped and answer.stream_id:  # what never began needs no end

@@ -121,6 +121,20 @@ class AsyncStream(Reading):
                 delivery.consume(len(event.token_ids))
         return event
 
+    def take_ready(self) -> tuple[Event, ...]:
+        """Return all events that are there, as repeated `take_nowait`s would: none more than the
+        window's. Raises TokenstreamError, once everything before was taken.
+        """
+        delivery, tokens = self._delivery, 0
+        events = delivery.take_ready()
+        for event in events:
+            if type(event) is Delta:
+                tokens += len(event.token_ids)
+            self._note(event)
+        if tokens:
+            delivery.consume(tokens)
+        return events
+
     def peek(self) -> Event | None:
         """Return the event that `take_nowait` would, and leave it there."""
         return self._delivery.answer.peek()
@@ -131,6 +145,11 @@ class AsyncStream(Reading):
         return self._delivery.answer.ended
 
     @property
+    def has_events(self) -> bool:
+        """Whether `take_nowait` has an event."""
+        return self._delivery.answer.has_events
+
+    @property
     def failed(self) -> bool:
         """Whether it ended with an error, which may still wait to be read."""
         answer = self._delivery.answer
@@ -139,12 +158,6 @@ class AsyncStream(Reading):
     def let_be(self) -> None:
         """Do not read it on by itself after a lost connection: another reader may have come."""
         self._delivery.answer.resumes = False
-
-    @property
-    def drained(self) -> bool:
-        """Whether it ended well, and everything was read."""
-        answer = self._delivery.answer
-        return answer.ended and answer.error is None and not answer.has_events
 
     def detach(self) -> None:
         """Let go of the stream without ending it: `resume` reads on, here or elsewhere, while its

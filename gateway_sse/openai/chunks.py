@@ -9,6 +9,7 @@ All that a choice's chunks have in common is made once, when the stream starts.
 """
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Final
 
 from gateway_sse.json_text import json_text
@@ -23,7 +24,7 @@ _DONE: Final = b"data: [DONE]\n\n"
 _RUNNING: Final = b',"finish_reason":null}'
 
 
-class _ChunkEncoder:
+class _ChunkEncoder(ABC):
     """What both kinds share. `created`: seconds since 1970."""
 
     content_type = "text/event-stream; charset=utf-8"
@@ -103,14 +104,17 @@ class _ChunkEncoder:
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         return b"".join((self._head, b',"choices":[', _json(choice), b"]", self._tail))
 
+    @abstractmethod
     def _first(self, index: int) -> bytes:
-        raise NotImplementedError
+        """Return the chunk that opens a choice."""
 
+    @abstractmethod
     def _last(self, index: int, reason: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the choice in the chunk that ends it."""
 
+    @abstractmethod
     def _logprobs_of(self, index: int, entries: tuple[TokenLogprobs, ...]) -> object:
-        raise NotImplementedError
+        """Return log-probabilities as this kind of chunk has them."""
 
 
 class ChatChunks(_ChunkEncoder):

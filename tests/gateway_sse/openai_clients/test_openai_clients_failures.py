@@ -1,7 +1,6 @@
 """What OpenAI's official clients make of refusals, failures and of leaving an answer."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -10,18 +9,15 @@ import pytest
 
 from tests.clients.script import (
     Fail,
-    Step,
-    answer,
     bad_fields,
     deltas,
     reason,
-    retry_in,
     started,
 )
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.openai_clients.bodies import CHAT
 from tests.gateway_sse.openai_clients.callers import Caller, still_works
-from tokenstream.v1 import generation_pb2 as pb
+from tests.gateway_sse.openai_clients.scripts import BusyOnce, broken_off
 
 
 @pytest.mark.parametrize(
@@ -118,31 +114,17 @@ async def test_an_unknown_model_is_told_as_openai_tells_it(
 async def test_a_busy_service_is_asked_again_after_the_time_that_it_named(
     service: ScriptedService, caller: Caller
 ) -> None:
-    busy = Fail(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "full", [reason("TOO_MANY_STREAMS"), retry_in(0.9)]
-    )
-    times: list[float] = []
-
-    def script(_: pb.GenerateRequest) -> list[Step]:
-        times.append(time.monotonic())
-        return [busy] if len(times) == 1 else answer("Hello")
-
-    service.script = script
+    service.script = busy = BusyOnce(0.9)
     result = await caller("chat", CHAT, retries=1)
     assert result.error is None
     assert result.answer["choices"][0]["message"]["content"] == "Hello"
-    first, second = times
-    assert 0.9 <= second - first < 3
+    assert 0.9 <= busy.waited_s < 3
 
 
 async def test_a_failure_after_the_first_byte_is_raised_with_what_came_before(
     service: ScriptedService, caller: Caller
 ) -> None:
-    service.script = [
-        started(),
-        *deltas("Hel"),
-        Fail(grpc.StatusCode.INTERNAL, "the engine failed", [reason("ENGINE_FAILED")]),
-    ]
+    service.script = broken_off()
     result = await caller("chat", {**CHAT, "stream": True})
     assert result.texts() == {0: "Hel"}
     assert result.error is not None

@@ -76,3 +76,15 @@ async def test_leaving_it_ends_the_answer_within_a_second(
     assert (await echo.engine.census()).running == 1
     await page.close()
     await until_idle(echo, 1)
+
+
+async def test_stopping_ends_the_answer_and_is_no_error(
+    open_page: OpenPage, bridge: Gateway, echo: RunningService
+) -> None:
+    page = await open_example(open_page, "fetch.html", bridge.url)
+    await page.locator("#stop").click()
+    await until_idle(echo, 1)
+    text = await page.locator("#answer").text_content()
+    assert text
+    assert TEXT.startswith(text)
+    assert text != TEXT  # and `open_page` sees that no script failed

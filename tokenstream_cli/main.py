@@ -80,6 +80,8 @@ def main() -> None:
 
         print(f"tokenstream {version('tokenstream')}")
         sys.exit(0)
+    if argv:
+        print(f"unknown command: {argv[0]}", file=sys.stderr)
     print(_HELP, file=sys.stderr)
     sys.exit(USAGE_ERROR)
 

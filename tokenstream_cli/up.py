@@ -13,8 +13,8 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,14 @@ def _parts(argv: Sequence[str]) -> Parts:
         fail("up", "listen: port 0 is of no use here: the bridge has to know the port")
     upstream = ("--upstream", service.listen)
     gateway = load(GatewaySettings, command="gateway", section="gateway", argv=for_gateway)
-    for address in (service.listen, gateway.listen):
-        _check_free(address)
+    _check_free(
+        {
+            "--listen": service.listen,
+            "--gateway-listen": gateway.listen,
+            "TOKENSTREAM_METRICS_LISTEN": service.metrics_listen,
+            "TOKENSTREAM_GATEWAY_METRICS_LISTEN": gateway.metrics_listen,
+        }
+    )
     return Parts(
         for_service,
         (*for_gateway, *upstream),
@@ -82,16 +88,22 @@ def _parts(argv: Sequence[str]) -> Parts:
     )
 
 
-def _check_free(address: str) -> None:
-    """Refuse a taken address now: its owner would answer for the parts that could not start."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        socket.create_server(
-            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ).close()
-    except OSError as error:
-        fail("up", f"cannot listen on {address}: {error.strerror}")
+def _check_free(addresses: Mapping[str, str | None]) -> None:
+    """Refuse a taken address now, by what sets it: before the engine is loaded for nothing, and
+    before the address's owner answers for the parts that could not start.
+    """
+    with ExitStack() as held:  # all at once, so that two of them cannot be the same
+        for setting, address in addresses.items():
+            if address is None:
+                continue
+            host, _, port = address.rpartition(":")
+            host = host.strip("[]")
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            try:
+                held.enter_context(socket.create_server((host, int(port)), family=family))
+            except OSError as error:
+                why = str(error.strerror).partition(" (")[0]  # it goes on with the address
+                fail("up", f"cannot listen on {address}: {why}; {setting} sets another")
 
 
 def _arguments() -> argparse.ArgumentParser:

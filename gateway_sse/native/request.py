@@ -32,6 +32,7 @@ from pydantic import (
     ValidationError,
 )
 
+from gateway_sse.json_request import require_json
 from gateway_sse.native.violations import refused
 from gateway_sse.problems import Refused
 from tokenstream_client import Chat, ChatMessage, GenerateOptions
@@ -222,10 +223,7 @@ def _delivery_of(request: StreamRequest) -> Delivery:
 
 def json_object(content_type: str, body: bytes) -> dict[str, Any]:
     """Read a body that has to be a JSON object. Raises Refused."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Refused(
-            "UNSUPPORTED_MEDIA_TYPE", "the content type must be application/json", status=415
-        )
+    require_json(content_type)
     return object_from(body, "the body")
 
 

@@ -1,6 +1,7 @@
 """From a stream's events to OpenAI's answers in one piece. No I/O."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
@@ -69,7 +70,7 @@ class Completion(TypedDict):
     usage: UsageBody
 
 
-class Collector:
+class Collector(ABC):
     """Keeps one answer until it is whole, as the JSON that it will be.
 
     Log-probabilities become JSON when they come: a whole answer's at its end would hold up all
@@ -131,13 +132,15 @@ class Collector:
             logprobs = self._logprobs[index].json(self._logprobs_of(index, ()))
         return b'%b,"logprobs":%b}' % (_json(said)[:-1], logprobs)
 
+    @abstractmethod
     def _said(self, text: str) -> dict[str, object]:
-        raise NotImplementedError
+        """Return a choice's text, in the members that the kind has it in."""
 
+    @abstractmethod
     def _logprobs_of(
         self, index: int, entries: tuple[TokenLogprobs, ...]
     ) -> ChatLogprobs | CompletionLogprobs:
-        raise NotImplementedError
+        """Return a choice's next log-probabilities; without entries, the names and no more."""
 
 
 class ChatCollector(Collector):

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway_sse.json_request import require_json
 from gateway_sse.openai.fields import UNKNOWN, UNSUPPORTED, is_tag
 from gateway_sse.problems import Refused
 
@@ -35,10 +36,7 @@ _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
 
 def read(model: type[_M], content_type: str, body: bytes) -> _M:
     """Read a JSON body of the model's kind. Raises Refused, for the first field that is wrong."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Refused(
-            "UNSUPPORTED_MEDIA_TYPE", "the content type must be application/json", status=415
-        )
+    require_json(content_type)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

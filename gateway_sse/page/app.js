@@ -155,7 +155,10 @@ $("examples").addEventListener("click", (event) => {
   if (example) ask(example.textContent);
 });
 $("theme").addEventListener("click", toggleTheme);
-$("modes").addEventListener("change", (event) => choose(event.target.value));
+$("modes").addEventListener("change", (event) => {
+  choose(event.target.value);
+  tell("Ready."); // what was said is of the other mode
+});
 $("share").addEventListener("change", () => remember("share", $("share").checked ? "yes" : ""));
 $("delivery").addEventListener("change", () => {
   remember("delivery", $("buffered").checked ? "buffered" : "");

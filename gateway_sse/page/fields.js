@@ -25,9 +25,10 @@ export function readFields() {
   }
   const other = inputOf("other").value.trim();
   try {
-    if (other !== "") Object.assign(request, JSON.parse(other));
+    if (other !== "") Object.assign(request, object(other));
   } catch {
-    wrong.push({ field: "other", description: 'must be JSON, such as {"top_p": 0.9, "seed": 1}' });
+    const description = 'other fields must be JSON, such as {"top_p": 0.9, "seed": 1}';
+    wrong.push({ field: "other", description });
   }
   showViolations(wrong);
   return wrong.length > 0 ? null : request;
@@ -39,7 +40,7 @@ export function showViolations(violations) {
   for (const { field, description } of violations) {
     const input = inputOf(field);
     const known = IDS[field.split(/[.[]/)[0]] !== undefined || field === "other";
-    const said = known ? sentence(description) : `${field}: ${stopped(description)}`;
+    const said = known ? sentence(description) : aboutField(field, description);
     const error = document.getElementById(`${input.id}-error`);
     error.textContent = error.textContent ? `${error.textContent} ${said}` : said;
     error.hidden = false;
@@ -74,6 +75,21 @@ export function clearViolations() {
   for (const input of document.querySelectorAll("[aria-invalid]")) {
     input.removeAttribute("aria-invalid");
   }
+}
+
+/** Reads a JSON object; throws for all that is none. */
+function object(text) {
+  const value = JSON.parse(text);
+  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new TypeError();
+  return value;
+}
+
+/** Returns a sentence about a field that has no input of its own, so that it has to be named. */
+function aboutField(field, description) {
+  if (field === "") return sentence(description); // about the request as a whole
+  const said = description.replace(/^unknown field/, "is unknown");
+  const goesOn = /^(must|is|has|contains|stays) /.test(said);
+  return stopped(`The field “${field}” ${goesOn ? said : `is wrong: ${said}`}`);
 }
 
 function inputOf(field) {

@@ -1,10 +1,8 @@
 """Starting and stopping the bridge."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 
 import httpx
 import pytest
@@ -17,6 +15,7 @@ from gateway_sse.streaming.outlet import Outlet
 from tests.clients.script import deltas, finished, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
+from tests.gateway_sse.own_process import start_bridge
 
 PATH = "/v1/completions/stream"
 
@@ -93,39 +92,19 @@ async def test_a_signal_ends_the_process_with_status_0_after_its_streams(
 ) -> None:
     go_on = asyncio.Event()
     service.script = [started(), go_on, finished(0)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "import asyncio, logging, sys; from gateway_sse.server import serve;"
-        "from gateway_sse.config import GatewaySettings; logging.basicConfig(level='INFO');"
-        "sys.exit(asyncio.run(serve(GatewaySettings())))",
-        env={
-            **os.environ,
-            "TOKENSTREAM_GATEWAY_UPSTREAM": service.target,
-            "TOKENSTREAM_GATEWAY_LISTEN": "127.0.0.1:0",
-        },
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    log = b""
-    while b"listening on http://" not in log:
-        line = await asyncio.wait_for(process.stderr.readline(), 20)
-        assert line, "it ended too early"
-        log += line
-    url = log.split(b"listening on ")[1].split(b",")[0].decode()
+    bridge = await start_bridge(service.target)
     async with (
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=bridge.url) as http,
         aconnect_sse(http, "POST", PATH, json={"prompt": "Hi"}) as source,
     ):
         events = source.aiter_sse()
         await anext(events)
-        process.send_signal(number)
-        while b"gateway stopping" not in log:
-            log += await asyncio.wait_for(process.stderr.readline(), 5)
+        bridge.process.send_signal(number)
+        await bridge.logged(b"gateway stopping")
         go_on.set()
         assert [event.event async for event in events] == ["finished", "message"]
-    assert await asyncio.wait_for(process.wait(), 5) == 0
-    assert b"Traceback" not in await process.stderr.read()
+    assert await asyncio.wait_for(bridge.process.wait(), 5) == 0
+    assert b"Traceback" not in await bridge.log.read()
 
 
 @pytest.mark.parametrize("listen", ["8080", "localhost", "localhost:", ":80", "h:99999", "h:x"])

@@ -23,14 +23,36 @@ def test_help_names_every_command(
     assert all(f"\n  {command} " in page for command in _COMMANDS)
 
 
-@pytest.mark.parametrize("argv", [[], ["sreve"], ["--model", "demo"]])
-def test_no_command_or_an_unknown_one_is_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
+def test_no_command_is_answered_by_the_usage_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == USAGE_ERROR
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: tokenstream")
+
+
+@pytest.mark.parametrize(
+    ("argv", "first"),
+    [
+        (["nonsense"], "unknown command: nonsense"),
+        (["sreve", "--model", "demo"], "unknown command: sreve"),
+        (["--model", "demo"], "unknown command: --model"),
+        (["", "demo"], "unknown command: "),
+    ],
+)
+def test_an_unknown_command_is_named_before_the_usage(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    first: str,
 ) -> None:
     assert run(monkeypatch, *argv) == USAGE_ERROR
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("usage: tokenstream")
+    lines = err.splitlines()
+    assert lines[0] == first
+    assert lines[1].startswith("usage: tokenstream")
 
 
 def test_the_version_is_the_packages(

@@ -1,7 +1,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
         if not any("broken" in child.arguments for child in children):
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(up, "_check_free", lambda address: None)  # they are only names here
+    monkeypatch.setattr(up, "_check_free", lambda addresses: None)  # they are only names here
     monkeypatch.setattr(up, "_start", start)
     monkeypatch.setattr(up, "_announce", announce)
     return children
@@ -112,12 +112,79 @@ def test_addresses_that_the_file_sets_are_kept(children: list[Child], tmp_path: 
     assert option(gateway, "--upstream") == "127.0.0.1:7"
 
 
-def test_a_taken_address_is_told_before_anything_is_started(
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def free() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(*arguments: str) -> Child:
+        raise AssertionError(f"started: {arguments}")
+
+    monkeypatch.setattr(up, "_start", start)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        up.main(argv)
+    assert end.value.code == USAGE_ERROR
+    return capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("option", ["--listen", "--gateway-listen"])
+def test_a_taken_address_is_told_with_its_option_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], taken: str, free: str, option: str
+) -> None:
+    other = {"--listen": "--gateway-listen", "--gateway-listen": "--listen"}[option]
+    assert refused(capsys, option, taken, other, free) == (
+        f"tokenstream up: cannot listen on {taken}: Address already in use; {option} sets another\n"
+    )
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("section", "variable"),
+    [("service", "TOKENSTREAM_METRICS_LISTEN"), ("gateway", "TOKENSTREAM_GATEWAY_METRICS_LISTEN")],
+)
+def test_a_taken_address_of_metrics_is_told_with_its_variable(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    taken: str,
+    free: str,
+    section: str,
+    variable: str,
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{section}:\n  metrics_listen: {taken}\n")
+    gateway = ("--gateway-listen", "127.0.0.1:0")
+    said = refused(capsys, "--listen", free, *gateway, "--config", str(path))
+    assert said.startswith(f"tokenstream up: cannot listen on {taken}: ")
+    assert f"{variable} sets another" in said
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_one_port_for_two_is_told_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], free: str
+) -> None:
+    said = refused(capsys, "--listen", free, "--gateway-listen", free)
+    assert "cannot listen on " + free in said
+    assert "--gateway-listen sets another" in said
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_an_address_that_nobody_has_is_told_like_a_taken_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SystemExit) as end:
-            up.main(["--listen", address])
-    assert end.value.code == USAGE_ERROR
-    assert f"cannot listen on {address}" in capsys.readouterr().err
+    said = refused(capsys, "--gateway-listen", "nowhere.invalid:7")
+    assert said.startswith("tokenstream up: cannot listen on nowhere.invalid:7: ")
+    assert "--gateway-listen sets another" in said

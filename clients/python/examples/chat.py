@@ -3,6 +3,7 @@
 python chat.py "What is gRPC?" [host:port]
 """
 
+import argparse
 import json
 import math
 import sys
@@ -41,4 +42,7 @@ def main(question: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1:50051")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("question")
+    parser.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="host:port")
+    main(**vars(parser.parse_args()))

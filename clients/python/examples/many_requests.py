@@ -3,8 +3,8 @@
 python many_requests.py NUMBER [host:port]
 """
 
+import argparse
 import asyncio
-import sys
 import time
 
 from tokenstream_client import AsyncClient, ClientOptions
@@ -29,4 +29,7 @@ async def main(number: int, target: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1:50051"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("number", type=int)
+    parser.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="host:port")
+    asyncio.run(main(**vars(parser.parse_args())))

@@ -6,13 +6,13 @@ python resume_later.py resume FILE [host:port]
 A connection that is lost while a program runs needs none of this: the library resumes by itself.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tokenstream_client import Client, Delta, NotFound, Stream, Unavailable
-
-_DEFAULT_TARGET = "127.0.0.1:50051"
 
 
 def begin(file: Path, prompt: str, target: str) -> None:
@@ -56,9 +56,19 @@ def _remember(file: Path, answer: Stream) -> None:
         file.write_text(json.dumps(place))
 
 
+def _arguments() -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    actions = parser.add_subparsers(required=True, metavar="begin|resume")
+    for action in (begin, resume):
+        arguments = actions.add_parser(action.__name__)
+        arguments.set_defaults(action=action)
+        arguments.add_argument("file", type=Path)
+        if action is begin:
+            arguments.add_argument("prompt")
+        arguments.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="host:port")
+    return vars(parser.parse_args())
+
+
 if __name__ == "__main__":
-    action, path, *rest = sys.argv[1:]
-    if action == "begin":
-        begin(Path(path), rest[0], rest[1] if len(rest) > 1 else _DEFAULT_TARGET)
-    else:
-        resume(Path(path), rest[0] if rest else _DEFAULT_TARGET)
+    arguments = _arguments()
+    arguments.pop("action")(**arguments)

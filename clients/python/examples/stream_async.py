@@ -3,6 +3,7 @@
 python stream_async.py "What is gRPC?" [host:port]
 """
 
+import argparse
 import asyncio
 import sys
 
@@ -26,4 +27,7 @@ async def main(prompt: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1:50051"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prompt")
+    parser.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="host:port")
+    asyncio.run(main(**vars(parser.parse_args())))

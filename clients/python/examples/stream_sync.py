@@ -3,7 +3,7 @@
 python stream_sync.py "What is gRPC?" [host:port]
 """
 
-import sys
+import argparse
 
 from tokenstream_client import Client, Delta, Finished, Started
 
@@ -22,4 +22,7 @@ def main(prompt: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1:50051")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prompt")
+    parser.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="host:port")
+    main(**vars(parser.parse_args()))

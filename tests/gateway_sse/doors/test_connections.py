@@ -1,8 +1,9 @@
 """Clients that open too much, or send too slowly or too much."""
 
 import asyncio
-import contextlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -69,7 +70,7 @@ async def test_a_connection_whose_head_does_not_come_in_time_is_dropped(
     gateway = Gateway(settings.model_copy(update={"body_timeout_s": 0.2}))
     reader, writer = await connect(gateway)
     writer.write(sent)
-    with contextlib.suppress(ConnectionResetError):
+    with suppress(ConnectionResetError):
         assert await asyncio.wait_for(reader.read(), 2) == b""
     writer.close()
     gateway.stop.set()
@@ -125,9 +126,11 @@ async def test_many_headers_are_400_too(gateway: Gateway) -> None:
     writer.close()
 
 
-async def test_while_draining_the_bridge_is_alive_but_not_ready(
+@asynccontextmanager
+async def with_an_answer_open(
     service: ScriptedService, settings: GatewaySettings
-) -> None:
+) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
+    """A bridge that drains until this is left, and a client that keeps its connections."""
     service.script = [started(), asyncio.Event()]
     gateway = Gateway(settings.model_copy(update={"drain_grace_s": 1}))
     async with (
@@ -135,34 +138,36 @@ async def test_while_draining_the_bridge_is_alive_but_not_ready(
         reading(gateway.url, prompt="Hi") as events,
     ):
         await anext(events)
+        yield gateway, http
+    await gateway.serving
+
+
+async def drain(gateway: Gateway) -> None:
+    """Stop it, and wait until it has noticed."""
+    gateway.stop.set()
+    async with asyncio.timeout(1):
+        while not gateway.streams.draining:
+            await asyncio.sleep(0)
+
+
+async def test_while_draining_the_bridge_is_alive_but_not_ready(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    async with with_an_answer_open(service, settings) as (gateway, http):
         assert (await http.get("/readyz")).status_code == 200
-        gateway.stop.set()
-        async with asyncio.timeout(1):
-            while not gateway.streams.draining:
-                await asyncio.sleep(0)
+        await drain(gateway)
         assert (await http.get("/readyz")).status_code == 503  # on the connection that it has
         assert (await http.get("/healthz")).status_code == 200
-    await gateway.serving
 
 
 async def test_while_draining_a_connection_that_was_kept_gets_no_new_answer_and_is_closed(
     service: ScriptedService, settings: GatewaySettings
 ) -> None:
-    service.script = [started(), asyncio.Event()]
-    gateway = Gateway(settings.model_copy(update={"drain_grace_s": 1}))
-    async with (
-        httpx.AsyncClient(base_url=gateway.url) as http,
-        reading(gateway.url, prompt="Hi") as events,
-    ):
-        await anext(events)
+    async with with_an_answer_open(service, settings) as (gateway, http):
         await http.get("/healthz")
-        gateway.stop.set()
-        async with asyncio.timeout(1):
-            while not gateway.streams.draining:
-                await asyncio.sleep(0)
+        await drain(gateway)
         response = await http.post("/v1/completions/stream", json={"prompt": "Hi"})
         assert response.status_code == 503
         assert response.json()["error"]["reason"] == "GATEWAY_STOPPING"
         assert response.headers["connection"] == "close"
     assert len(service.requests) == 1
-    await gateway.serving

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import subprocess
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import openai
 
@@ -43,7 +44,21 @@ class Result:
         return dict(given)
 
 
-class Caller(Protocol):
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a client."""
+
+    call: str
+    body: dict[str, Any] | None
+    api_key: str
+    retries: int
+    abort_after: int | None
+    """After so many chunks."""
+
+
+class Caller(ABC):
+    """A client, told where the bridge is."""
+
     async def __call__(
         self,
         call: str,
@@ -54,35 +69,32 @@ class Caller(Protocol):
         abort_after: int | None = None,
     ) -> Result:
         """Make a call: "chat", "completion", "models" or "model"."""
+        return await self._make(Call(call, body, api_key, retries, abort_after))
+
+    @abstractmethod
+    async def _make(self, call: Call) -> Result:
+        """Make it, whatever comes of it."""
 
 
-class PythonCaller:
+class PythonCaller(Caller):
     """The official client for Python."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
-    async def __call__(
-        self,
-        call: str,
-        body: dict[str, Any] | None = None,
-        *,
-        api_key: str = "key",
-        retries: int = 0,
-        abort_after: int | None = None,
-    ) -> Result:
-        result = Result()
+    async def _make(self, call: Call) -> Result:
+        result, body = Result(), call.body or {}
         async with openai.AsyncOpenAI(
-            base_url=self._base_url, api_key=api_key, max_retries=retries
+            base_url=self._base_url, api_key=call.api_key, max_retries=call.retries
         ) as client:
             try:
-                answer = await self._answer(client, call, body or {})
-                if not (body or {}).get("stream"):
+                answer = await self._answer(client, call.call, body)
+                if not body.get("stream"):
                     result.answer = answer.model_dump(exclude_unset=True)
                     return result
                 async for chunk in answer:
                     result.chunks.append(chunk.model_dump(exclude_unset=True))
-                    if len(result.chunks) == abort_after:
+                    if len(result.chunks) == call.abort_after:
                         await answer.close()
                         break
             except openai.APIError as error:
@@ -150,31 +162,15 @@ class NodeWorker:
         return line
 
 
-class NodeCaller:
+class NodeCaller(Caller):
     """The official client for Node."""
 
     def __init__(self, worker: NodeWorker, base_url: str) -> None:
         self._worker = worker
         self._base_url = base_url
 
-    async def __call__(
-        self,
-        call: str,
-        body: dict[str, Any] | None = None,
-        *,
-        api_key: str = "key",
-        retries: int = 0,
-        abort_after: int | None = None,
-    ) -> Result:
-        job = {
-            "call": call,
-            "base_url": self._base_url,
-            "api_key": api_key,
-            "retries": retries,
-            "body": body,
-            "abort_after": abort_after,
-        }
-        return Result(**await self._worker.run(job))
+    async def _make(self, call: Call) -> Result:
+        return Result(**await self._worker.run({"base_url": self._base_url, **asdict(call)}))
 
 
 async def still_works(caller: Caller, api_key: str = "key") -> None:

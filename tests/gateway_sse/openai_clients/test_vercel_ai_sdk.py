@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from tests.clients.script import Fail, Step, answer, deltas, finished, reason, retry_in, started
+from tests.clients.script import Fail, answer, deltas, finished, reason, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.openai_clients.callers import NodeWorker
+from tests.gateway_sse.openai_clients.scripts import BusyOnce, broken_off
 from tokenstream.v1 import generation_pb2 as pb
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
@@ -136,30 +136,16 @@ async def test_what_the_service_says_is_an_api_call_error(
 async def test_a_busy_service_is_asked_again_after_the_time_that_it_named(
     service: ScriptedService, ask: Ask
 ) -> None:
-    busy = Fail(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "full", [reason("TOO_MANY_STREAMS"), retry_in(0.9)]
-    )
-    times: list[float] = []
-
-    def script(_: pb.GenerateRequest) -> list[Step]:
-        times.append(time.monotonic())
-        return [busy] if len(times) == 1 else answer("Hello")
-
-    service.script = script
+    service.script = busy = BusyOnce(0.9)
     result = await ask(HI, retries=1, stream=True)
     assert (result["error"], result["text"]) == (None, "Hello")
-    first, second = times
-    assert 0.9 <= second - first < 1.9  # its own first delay is two seconds
+    assert 0.9 <= busy.waited_s < 1.9  # its own first delay is two seconds
 
 
 async def test_a_failure_after_the_first_byte_is_an_error_after_what_came_before(
     service: ScriptedService, ask: Ask
 ) -> None:
-    service.script = [
-        started(),
-        *deltas("Hel"),
-        Fail(grpc.StatusCode.INTERNAL, "the engine failed", [reason("ENGINE_FAILED")]),
-    ]
+    service.script = broken_off()
     result = await ask(HI, stream=True)
     assert (result["text"], result["reason"]) == ("Hel", "error")
     assert "the engine failed" in json.dumps(result["error"])

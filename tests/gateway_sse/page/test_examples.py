@@ -3,11 +3,16 @@
 import asyncio
 import mimetypes
 import shutil
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
+from gateway_sse.config import GatewaySettings
 from tests.clients.tcp_proxy import tcp_proxy
 from tests.gateway_sse.conftest import Gateway
 from tests.gateway_sse.page.conftest import OpenPage
@@ -76,3 +81,61 @@ async def test_leaving_it_ends_the_answer_within_a_second(
     assert (await echo.engine.census()).running == 1
     await page.close()
     await until_idle(echo, 1)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def elsewhere(tmp_path: Path) -> AsyncIterator[str]:
+    """An origin that has the examples, served as they say."""
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert server.stdout is not None
+    said = await asyncio.wait_for(server.stdout.readline(), 10)
+    yield f"http://127.0.0.1:{said.split(b' port ')[1].split()[0].decode()}"
+    server.kill()
+    await server.wait()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def letting_in(echo: RunningService, elsewhere: str) -> AsyncIterator[Gateway]:
+    """A bridge with `--cors-origins`."""
+    upstream, listen = echo.target, "127.0.0.1:0"
+    gateway = Gateway(GatewaySettings(upstream=upstream, listen=listen, cors_origins=[elsewhere]))
+    yield gateway
+    gateway.stop.set()
+    await gateway.serving
+
+
+@pytest.mark.parametrize("name", ["fetch.html", "eventsource.html"])
+async def test_a_page_of_an_origin_that_is_let_in_shows_the_answer_whole_and_leaving_ends_it(
+    open_page: OpenPage, letting_in: Gateway, echo: RunningService, elsewhere: str, name: str
+) -> None:
+    async with tcp_proxy(f"127.0.0.1:{letting_in.port}") as network:
+        query = urlencode({"gateway": f"http://{network.target}", "prompt": TEXT})
+        page = await open_page(f"/{name}?{query}", url=elsewhere)
+        answer = page.locator("#answer")
+        await expect(answer).to_contain_text("One after")
+        network.cut()
+        await expect(answer).to_have_text(TEXT)
+        await page.reload()
+        await expect(answer).to_contain_text("One after")
+        assert (await echo.engine.census()).running == 1
+        await page.close()
+        await until_idle(echo, 1)
+
+
+async def test_stopping_ends_the_answer_and_is_no_error(
+    open_page: OpenPage, bridge: Gateway, echo: RunningService
+) -> None:
+    page = await open_example(open_page, "fetch.html", bridge.url)
+    await page.locator("#stop").click()
+    await until_idle(echo, 1)
+    text = await page.locator("#answer").text_content()
+    assert text
+    assert TEXT.startswith(text)
+    assert text != TEXT  # and `open_page` sees that no script failed

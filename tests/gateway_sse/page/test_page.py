@@ -183,9 +183,14 @@ async def test_each_wrong_field_is_told_at_its_field_and_the_first_has_the_focus
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ("{", "Must be JSON"),
-        ('{"top_k": "many"}', "top_k: must be an integer."),
-        ('{"tempratur": 1}', "did you mean temperature?"),
+        ("{", "Other fields must be JSON"),
+        ("[1]", "Other fields must be JSON"),
+        ("null", "Other fields must be JSON"),
+        ('{"stop": "a", "seed": [1]}', "The field “seed” must be an integer."),
+        ('{"stop_token_ids": [9999]}', "The field “stop_token_ids” is wrong: 9999 is not in the"),
+        ('{"top_k": "many"}', "The field “top_k” must be an integer."),
+        ('{"stop": ["a", 1]}', "The field “stop[1]” must be text."),
+        ('{"tempratur": 1}', "The field “tempratur” is unknown; did you mean temperature?"),
     ],
 )
 async def test_other_fields_are_sent_and_refused_by_name(page: Page, other: str, said: str) -> None:
@@ -278,6 +283,14 @@ async def test_the_modes_keep_their_own_texts(page: Page) -> None:
     await expect(page.locator(".turn")).to_be_hidden()
     await page.locator("label", has_text="Completion").click()
     await expect(page.locator(".turn")).to_be_visible()
+
+
+async def test_another_mode_says_nothing_of_the_one_before(page: Page) -> None:
+    await ask(page, LONG)
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#status")).to_have_text("Stopped.")
+    await page.locator("label", has_text="Chat").click()
+    await expect(page.locator("#status")).to_have_text("Ready.")
 
 
 @pytest.mark.parametrize("shape", ["data", "models", None])

@@ -1,8 +1,6 @@
 """A browser that lost its connection goes on where it was, on any bridge, without loss."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from service.admission.callers import key_line, new_key
 from service.engine.scripted import ScriptedEngine
 from tests.conftest import Serve
 from tests.gateway_sse.browsers import PATH, read, read_some, reading, text_of
+from tests.gateway_sse.own_process import start_bridge
 from tests.gateway_sse.streaming.conftest import Bridges
 from tests.service.running import RunningService, eventually
 
@@ -202,32 +201,18 @@ async def test_a_killed_bridges_streams_are_read_on_at_another(
     serve: Serve, bridges: Bridges
 ) -> None:
     running = await serve(ScriptedEngine(step_s=0.002))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "import asyncio; from gateway_sse.config import GatewaySettings;"
-        "from gateway_sse.server import serve; asyncio.run(serve(GatewaySettings()))",
-        env={
-            **os.environ,
-            "TOKENSTREAM_GATEWAY_UPSTREAM": running.target,
-            "TOKENSTREAM_GATEWAY_LISTEN": "127.0.0.1:0",
-        },
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    line = b""
-    while b"listening on http://" not in line:
-        line = await asyncio.wait_for(process.stderr.readline(), 20)
-    url = line.split(b"listening on ")[1].split(b",")[0].decode()
+    killed = await start_bridge(running.target)
     prompt, count = "abcdefghij", 600
     events = []
-    async with reading(url, prompt=prompt, ignore_eos=True, max_tokens=count, **EACH) as coming:
+    async with reading(
+        killed.url, prompt=prompt, ignore_eos=True, max_tokens=count, **EACH
+    ) as coming:
         events += await read_some(coming, 50)
-        process.kill()
+        killed.process.kill()
         with pytest.raises(httpx.TransportError):
             await into(events, coming)
-    await process.wait()
-    await process.stderr.read()
+    await killed.process.wait()
+    await killed.log.read()
     rest = await read(bridges(running).url, method="GET", last_event_id=events[-1].id)
     assert text_of(events) + text_of(rest) == prompt * (count // len(prompt))
     assert rest[-2].json()["reason"] == "length"

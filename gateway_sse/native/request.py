@@ -23,7 +23,6 @@ from typing import (
 from pydantic import (
     AllowInfNan,
     BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
     StrictFloat,
@@ -33,6 +32,7 @@ from pydantic import (
 )
 
 from gateway_sse.json_request import require_json
+from gateway_sse.known_fields import KnownFields
 from gateway_sse.native.violations import refused
 from gateway_sse.problems import Refused
 from tokenstream_client import Chat, ChatMessage, GenerateOptions
@@ -41,25 +41,22 @@ _M = TypeVar("_M", bound=BaseModel)
 
 # A list's check ends at its first bad entry: a body has room for hundreds of thousands.
 _FIRST_FAULT: Final[Any] = Field(fail_fast=True)
+_MOST_MESSAGES: Final = 1024  # the contract's own bound
 Integers = Annotated[list[StrictInt], _FIRST_FAULT]
 Texts = Annotated[list[StrictStr], _FIRST_FAULT]
 Number = StrictInt | Annotated[StrictFloat, AllowInfNan(False)]
 
 
-class Message(BaseModel):
+class Message(KnownFields):
     """One message of a chat."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: StrictStr = Field(description="who speaks: system, user or assistant")
     content: StrictStr = Field(description="what was said")
     name: StrictStr | None = Field(default=None, description="the speaker's name")
 
 
-class Delivery(BaseModel):
+class Delivery(KnownFields):
     """How an answer reaches its reader; also of one that is resumed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     max_delay_ms: StrictInt | None = Field(
         default=None,
@@ -88,7 +85,9 @@ class StreamRequest(Delivery):
         default=None, description="a prompt of token ids, used as they are"
     )
     messages: Annotated[list[Message], _FIRST_FAULT] | None = Field(
-        default=None, description="a chat, put into text by the model's own template"
+        default=None,
+        max_length=_MOST_MESSAGES,
+        description="a chat, put into text by the model's own template",
     )
     model: StrictStr | None = Field(default=None, description="default: the one that is served")
     client_request_id: StrictStr | None = Field(
@@ -243,7 +242,9 @@ def object_from(text: str | bytes, what: str) -> dict[str, Any]:
 
 
 def checked(model: type[_M], values: dict[str, Any]) -> _M:
-    """Check names and types. Raises Refused, naming every field that is wrong."""
+    """Check names and types. Raises Refused, naming the first field that is unknown, or else those
+    that are wrong.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

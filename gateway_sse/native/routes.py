@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Final
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway_sse.api_keys import api_key_of, keys_checked
 from gateway_sse.bridge import bridge_of
@@ -13,6 +13,7 @@ from gateway_sse.doors.accept import preferred
 from gateway_sse.doors.body import read_body
 from gateway_sse.doors.origins import check_fetch
 from gateway_sse.doors.trace import trace_context_of
+from gateway_sse.known_fields import KnownFields
 from gateway_sse.native import websocket
 from gateway_sse.native.event_id import EventId
 from gateway_sse.native.events import SseEncoder
@@ -51,10 +52,8 @@ _ENCODERS: Final[dict[str, Callable[[EventId | None], Encoder]]] = {
 }
 
 
-class Acknowledgement(BaseModel):
+class Acknowledgement(KnownFields):
     """How far a reader is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     next_token_index: int = Field(strict=True, ge=0, description="tokens that it has read")
 
@@ -62,10 +61,8 @@ class Acknowledgement(BaseModel):
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=3_600_000)]
 
 
-class Perceived(BaseModel):
+class Perceived(KnownFields):
     """What a browser saw of one answer, in milliseconds from the sending of its request."""
-
-    model_config = ConfigDict(extra="forbid")
 
     first_token_ms: Milliseconds = Field(description="to the first visible token")
     last_token_ms: Milliseconds = Field(description="to the last one")

@@ -48,6 +48,7 @@ class SocketAnswer:
         self._bridge = bridge
         self._delivery = delivery
         self._place = Place(resumed)
+        self._resumed = resumed is not None
         self._head = f'"id": {json_text(identity)}'
         self._acks = AckWindow(stream, delivery.ack_window, bridge.settings.stall_limit_s)
         self._listener: Callable[[SocketAnswer], None] = lambda _: None
@@ -55,7 +56,13 @@ class SocketAnswer:
         self._began_at: float | None = now if resumed is None else None
         self._had_start = False
         self._stopping: asyncio.Task[None] | None = None
+        self._finished: Finished | None = None
         self._last: str | None = None  # the end, behind text that has to go first
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """See `Parted`."""
+        return self._resumed or self._had_start
 
     def listen(self, listener: Callable[["SocketAnswer"], None]) -> None:
         """Have `listener` told when there may be something to say."""
@@ -76,7 +83,9 @@ class SocketAnswer:
         """See `OpenStream`: the process stops, and the client can go on elsewhere, if it has
         something to name the stream by.
         """
-        if not self._had_start:
+        if self.over or self._last is not None:
+            return
+        if not self.can_be_resumed:
             self.stream.cancel()
             return
         self.moved, self.outcome = True, Outcome.MOVED
@@ -107,10 +116,12 @@ class SocketAnswer:
                     text += "" if self._place.after(event) is None else event.text
                     continue
                 if isinstance(event, Finished):
-                    self.outcome, self.over = Outcome.COMPLETE, True
-                    return self._joined(text, self._end("finished", finished_body(event)))
+                    self._finished = event  # said when nothing can follow it
                 if isinstance(event, Started):
                     return self._started(event)
+            if self._finished is not None and self.stream.ended:
+                self.outcome, self.over = Outcome.COMPLETE, True
+                return self._joined(text, self._end("finished", finished_body(self._finished)))
         except TokenstreamError as error:
             explained = self._bridge.streams.explain(error)
             self.outcome = Outcome.of(explained) if self._had_start else Outcome.REFUSED

@@ -2,16 +2,17 @@
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from gateway_sse.known_fields import KnownFields
 from gateway_sse.native.request import checked
 from gateway_sse.problems import Refused
 
 _LONGEST_ID: Final = 64
 
 
-class _Said(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Said(KnownFields):
+    model_config = ConfigDict(strict=True)
 
 
 class _OfRequest(_Said):

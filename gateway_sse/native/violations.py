@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway_sse.known_fields import UNKNOWN
 from gateway_sse.problems import Refused
 from tokenstream_client import FieldViolation
 
@@ -28,6 +29,7 @@ _WANTED: Final = {
 
 # As many faults as people read of one request; a body can have hundreds of thousands.
 _MOST: Final = 16
+_LONGEST_NAME: Final = 64
 
 
 def refused(error: ValidationError, known: Sequence[str]) -> Refused:
@@ -40,9 +42,12 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
         if detail["type"] == "string_unicode":
             wanted.setdefault(path or _UNSPEAKABLE, []).append("must be Unicode text")
             continue
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] == UNKNOWN:
             reason = "UNKNOWN_FIELD"
-            wanted.setdefault(path, []).append(_unknown(detail, known))
+            name = detail["ctx"]["name"][:_LONGEST_NAME]
+            # Of a part the fields are others.
+            words = "unknown field" if path else _unknown(name, known)
+            wanted.setdefault(f"{path}.{name}" if path else name, []).append(words)
         elif detail["type"] == "missing":
             wanted.setdefault(path, []).append("is missing")
         else:
@@ -63,7 +68,7 @@ def _path(location: tuple[int | str, ...], known: Sequence[str]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif position == 0:
-            path = part[:64]
+            path = part[:_LONGEST_NAME]
         elif part.isidentifier() and part.islower() and part not in _MEMBERS:
             path += f".{part}"
     return path
@@ -78,6 +83,8 @@ def _words(detail: ErrorDetails) -> str:
         return f"must be {wanted}"
     if detail["type"] == "literal_error":
         return f"must be {detail['ctx']['expected'].replace(chr(39), chr(34))}"
+    if detail["type"] == "too_long":
+        return f"must have at most {detail['ctx']['max_length']} entries"
     return detail["msg"][:1].lower() + detail["msg"][1:]
 
 
@@ -90,10 +97,7 @@ def _joined(words: dict[str, None]) -> str:
     return "; ".join(words)
 
 
-def _unknown(detail: ErrorDetails, known: Sequence[str]) -> str:
-    if len(detail["loc"]) > 1:
-        return "unknown field"  # of a part, whose fields are others
-    name = str(detail["loc"][-1])
+def _unknown(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"unknown field; {hint}"

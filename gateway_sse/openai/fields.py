@@ -7,12 +7,10 @@ faults only the first is looked for.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -20,47 +18,28 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
-    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from gateway_sse.known_fields import KnownFields
+
 UNSUPPORTED: Final = "unsupported"
 """The type of the validation error of what this API has, and the service has not."""
-
-UNKNOWN: Final = "unknown"
-"""The type of the validation error of a field that does not exist; `name` is in its context."""
 
 MOST_ENTRIES: Final = 1024
 """In a list or an object whose entries are objects or have names: the contract's own bound."""
 
 
-class Part(BaseModel):
-    """An object in a request, or the request itself: nothing but the fields that it declares."""
+class Part(KnownFields):
+    """An object in a request, or the request itself."""
 
     model_config = ConfigDict(
-        extra="forbid",
         strict=True,
         frozen=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, value: object) -> object:
-        # Pydantic would make an error of each unknown field, however many there are.
-        if isinstance(value, dict):
-            names = _names(cls)
-            for name in value:
-                if name not in names:
-                    raise PydanticCustomError(UNKNOWN, "unknown field", {"name": name})
-        return value
-
-
-@cache
-def _names(model: type[BaseModel]) -> frozenset[str]:
-    return frozenset(field.alias or name for name, field in model.model_fields.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway_sse.json_request import require_json
-from gateway_sse.openai.fields import UNKNOWN, UNSUPPORTED, is_tag
+from gateway_sse.known_fields import UNKNOWN
+from gateway_sse.openai.fields import UNSUPPORTED, is_tag
 from gateway_sse.problems import Refused
 
 _M = TypeVar("_M", bound=BaseModel)

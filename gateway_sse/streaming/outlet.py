@@ -120,10 +120,15 @@ class Outlet:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
         await until_taken(self._transport, self._writer, stall_limit_s)
 
-    async def close(self, last: bytes) -> None:
-        """Send the last bytes and the end of the body."""
-        if not self._transport.is_closing():
-            await self._response.write_eof(last)
+    async def close(self, last: bytes, stall_limit_s: float) -> None:
+        """Send the last bytes and the end of the body. Raises ClientStalled, ConnectionError."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        try:
+            async with asyncio.timeout(stall_limit_s):
+                await self._response.write_eof(last)
+        except TimeoutError:
+            raise ClientStalled from None
 
     def abort(self) -> None:
         """Drop the connection, so that a cut answer does not look like a whole one."""

@@ -17,8 +17,8 @@ from gateway_sse.streaming.outcomes import Outcome
 @dataclass(frozen=True, slots=True)
 class Parting:
     """`linger_s`: how long it waits, parked, for being resumed before it is ended. `detach`: it is
-    not ended, but stays on the service for its time to live. One that has not started ends in any
-    case: its client has no id to come back with.
+    not ended, but stays on the service for its time to live. One that its client cannot name ends
+    in any case: there is no id to come back with before the start was sent.
     """
 
     linger_s: float = 0.0
@@ -40,6 +40,10 @@ class Parted(OpenStream, Protocol):
 
     outcome: Outcome
 
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether its client knows its id: it was told, or brought it along."""
+
 
 def part(bridge: Bridge, opened: Parted, parting: Parting) -> None:
     """Count an answer's end, and end its stream, let it linger, or let go of it."""
@@ -48,9 +52,9 @@ def part(bridge: Bridge, opened: Parted, parting: Parting) -> None:
     bridge.metrics.ended(opened.outcome)
     if stream.ended:
         stream.cancel()
-    elif parting.detach and stream.started:
+    elif parting.detach and opened.can_be_resumed:
         stream.detach()
-    elif opened.outcome is Outcome.LEFT and stream.started and parting.linger_s > 0:
+    elif opened.outcome is Outcome.LEFT and opened.can_be_resumed and parting.linger_s > 0:
         bridge.streams.linger(stream, parting.linger_s)
     else:
         stream.cancel()

@@ -82,12 +82,13 @@ class Relay:
     ) -> None:
         self.stream = stream
         self.owner = owner
-        self.outcome = Outcome.LEFT
+        self.outcome = Outcome.LEFT  # until it has come to another end
         self._bridge = bridge
         self._encoder = encoder
         self._parting = parting
         self._acks = AckWindow(stream, ack_window, bridge.settings.stall_limit_s)
         self._loop = asyncio.get_running_loop()
+        self._resumed = resumed
         self._began_at = 0.0 if resumed else self._loop.time()
         self._outlet: Outlet | None = None
         self._flows = False  # there is an outlet, it takes more, and the end has not come
@@ -96,10 +97,16 @@ class Relay:
         self._over = False
         self._broken = False
         self._last = b""
+        self._ending = Outcome.LEFT  # what the last bytes will make of it
 
     def now(self) -> float:
         """Return the loop's time in seconds."""
         return self._loop.time()
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """See `Parted`."""
+        return self._resumed or self.stream.started is not None
 
     async def first_event(self) -> Started:
         """Wait for the service to take the request. Raises TokenstreamError."""
@@ -129,7 +136,7 @@ class Relay:
                 if self._over:
                     break
                 self._flows = True
-                self._pump()
+                self._on_event()
                 if self._flows:
                     await self._change()
             if self._broken:
@@ -137,7 +144,8 @@ class Relay:
                     outlet.write(self._last, self.now())
                 outlet.abort()
             else:
-                await outlet.close(self._last)
+                await outlet.close(self._last, bridge.settings.stall_limit_s)
+            self.outcome = self._ending
         except ClientStalled:
             self.outcome = Outcome.STALLED
             outlet.abort()
@@ -153,14 +161,14 @@ class Relay:
         """End the answer now: this process stops. Another replica can go on, where that is known
         to the client.
         """
-        moved = None if self._outlet is None else self._encoder.moved()
-        if moved is None or self._outlet is None:
+        if self._over:
+            return
+        moved = self._encoder.moved() if self.can_be_resumed else None
+        if moved is None:
             self.stream.cancel()  # the pump, or the first event, gets to know
             return
-        self.outcome, self._over = Outcome.MOVED, True
-        self._flows = False
+        self._end(Outcome.MOVED, moved)
         self.stream.detach()
-        self._outlet.write(moved, self.now())
         self._wake()
 
     def close(self) -> None:
@@ -180,8 +188,8 @@ class Relay:
         except Exception:
             # It is called from within the session's own work, which serves all others too.
             _log.exception("an answer could not be sent")
-            self._flows, self._over, self._broken, self._last = False, True, True, b""
-            self.outcome = Outcome.FAILED
+            self._broken = True
+            self._end(Outcome.FAILED, b"")
         if not self._flows:
             self._wake()
 
@@ -189,7 +197,7 @@ class Relay:
         """Send what is there, in one write; then it flows on, is blocked, or over."""
         outlet, encoder, stream = self._outlet, self._encoder, self.stream
         assert outlet is not None
-        data, end = b"", False
+        data, end = b"", None
         try:
             for event in self._acks.take_ready():
                 if type(event) is Delta:
@@ -200,16 +208,19 @@ class Relay:
                     data += encoder.finished(event)
             if stream.ended and not stream.has_events:
                 stream.take_nowait()  # raises what it ended with, if not well
-                end, self.outcome = True, Outcome.COMPLETE  # all choices, not only the first
+                end = Outcome.COMPLETE  # all choices, not only the first
         except TokenstreamError as error:
             explained = self._bridge.streams.explain(error)
-            end, self.outcome = True, Outcome.of(explained)
+            end = Outcome.of(explained)
             data += self._failed(problem_from_error(explained))
-        if end:
-            self._flows, self._over = False, True
-            self._last = data if self._broken else data + encoder.end()
+        if end is not None:
+            self._end(end, data if self._broken else data + encoder.end())
         elif data and outlet.write(data, self._loop.time()):
             self._flows = False
+
+    def _end(self, ending: Outcome, last: bytes) -> None:
+        self._flows, self._over = False, True
+        self._ending, self._last = ending, last
 
     def _failed(self, problem: Problem) -> bytes:
         said = self._encoder.failed(problem)

@@ -196,9 +196,9 @@ class Answer:
             return
         self._progress()
         self._seen_finish = True
-        self._put(event)
-        if last:
-            self.end(None)
+        self._events.append(event)
+        self.ended = last
+        self.changed()  # once: with its end, if it is that
 
     def failed(self, error: TokenstreamError, now: float) -> float | None:
         """Take the service's word that it failed; return seconds to its next try, None: ended."""

@@ -4,6 +4,7 @@ lost one.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -48,6 +49,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._multiplexer = Multiplexer(self._loop.time)
         self._frames = asyncio.Event()
+        self._added = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._granting: asyncio.TimerHandle | None = None
         self._connected = False
@@ -66,6 +68,7 @@ class Session:
             return
         self._multiplexer.add(answer)
         self._frames.set()
+        self._added.set()
         if self._granting is None:
             self._granting = self._loop.call_later(GRANT_EVERY_S, self._grant_now)
         if self._running is None:
@@ -125,7 +128,7 @@ class Session:
                     self._part(answer)
                 if delay is None:
                     return
-                await asyncio.sleep(delay)
+                await self._pause(delay)
         except Exception:
             # A mistake in here: nobody may wait for ever because of it.
             self._multiplexer.refused(Internal("the client's session failed"), lambda _: False)
@@ -133,9 +136,16 @@ class Session:
         finally:
             self._running = None
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next call, but not with an answer that has not been tried once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._added.wait()
+
     async def _connection(self) -> TokenstreamError:
         """Carry answers over one call, until it ends; return how."""
         call = self._open_call()
+        self._added.clear()
         self._multiplexer.connected()
         self._connected = True
         self._frames.set()

@@ -1,0 +1,34 @@
+"""What all request models share: nothing but the fields that they declare. No I/O."""
+
+from functools import cache
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+UNKNOWN: Final = "unknown"
+"""The type of the validation error of a field that does not exist; `name` is in its context."""
+
+
+class KnownFields(BaseModel):
+    """Refuses the first field that it does not know.
+
+    By itself pydantic would make an error of each, and a body has room for a hundred thousand.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if isinstance(value, dict):
+            names = _names(cls)
+            for name in value:
+                if name not in names:
+                    raise PydanticCustomError(UNKNOWN, "unknown field", {"name": name})
+        return value
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in model.model_fields.items())

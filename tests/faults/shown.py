@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.processes import heard, started, tell
+from bench.processes import heard, last_words, started, tell
 
 
 def keep_output() -> TextIO:
@@ -67,5 +67,5 @@ async def shown(log: Path, module: str, *arguments: str) -> AsyncIterator[Shown]
         yield Shown(process, log, json.loads(await asyncio.to_thread(heard, process, log)))
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)
-    assert process.returncode == 0, log.read_text()
-    assert "Traceback" not in log.read_text(), log.read_text()
+    assert process.returncode == 0, last_words(log)
+    assert "Traceback" not in log.read_text(), last_words(log)

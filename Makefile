@@ -19,7 +19,7 @@ serve: setup ## Serve MODEL (default: the demo model) on 127.0.0.1:50051, the br
 
 test: setup ## Run all tests, the real engine included (PYTEST_ARGS="-k name" for some)
 	@scripts/test-tools
-	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+	@scripts/test $(PYTEST_ARGS)
 
 soak: setup ## A minute of each kind of load, every token checked, nothing may be left (SOAK_SECONDS=600 for longer)
 	@SOAK_SECONDS=$${SOAK_SECONDS:-60} $(PYTHON) -m pytest tests/soak $(PYTEST_ARGS)

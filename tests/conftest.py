@@ -1,3 +1,4 @@
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -15,6 +16,35 @@ class Serve(Protocol):
     async def __call__(
         self, engine: EngineClient | None = None, *, wait: bool = True, **settings: Any
     ) -> RunningService: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--alone", choices=("only", "not"), help="those that must run alone, or not")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        # Workers ignore it, and so would every program that a test starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose those of the pass (`scripts/test`); side by side, those with engines go first."""
+    chosen = config.getoption("--alone")
+    if chosen is not None:
+        alone = [item for item in items if item.get_closest_marker("alone")]
+        others = [item for item in items if not item.get_closest_marker("alone")]
+        config.hook.pytest_deselected(items=others if chosen == "only" else alone)
+        items[:] = alone if chosen == "only" else others
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.side_by_side import ByWhatTheyShare
+
+    return ByWhatTheyShare(config, log)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from service.app import ExitStatus, Service
 from service.config import ServiceSettings
 from service.domain import EngineCensus
 from service.engine.vllm_client import VllmEngine
-from tests.end_to_end.known_requests import CUT, SEVERAL, Answers, Request, some_requests
+from tests.end_to_end.known_requests import (
+    CHATS,
+    CUT,
+    SEVERAL,
+    TOLD_MORE,
+    Answers,
+    Request,
+    some_requests,
+)
 from tokenstream_client import AsyncClient
 
 ORACLE = Path(__file__).with_name("offline_oracle.py")
@@ -50,62 +59,52 @@ class RealService:
 
 
 @pytest.fixture(scope="session")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[Any]], Answers]:
-    """Ask vLLM's offline API; one engine start for each call."""
-
-    def ask(requests: Sequence[Any]) -> Answers:
-        answer_file = tmp_path_factory.mktemp("oracle") / "answers.json"
-        subprocess.run(
-            [sys.executable, str(ORACLE), str(demo_model.path()), str(answer_file)],
-            input=json.dumps(requests),
-            text=True,
-            check=True,
-            timeout=300,
-            capture_output=True,
-        )
-        answers: Answers = json.loads(answer_file.read_text())
-        return answers
-
-    return ask
-
-
-@pytest.fixture(scope="session")
 def requests() -> list[Request]:
     """Requests of all kinds, all different."""
     return some_requests(seed=20261122, count=REQUESTS)
 
 
 @pytest.fixture(scope="session")
-def all_answers(
-    offline: Callable[[Sequence[Any]], Answers], requests: list[Request]
-) -> tuple[Answers, Answers, Answers]:
-    """vLLM's answers to `requests`, to those that are cut and to those with several choices.
-
-    One start of its engine for all.
-    """
-    answers = offline([*requests, *CUT.values(), *SEVERAL.values()])
-    behind_cut = REQUESTS + len(CUT)
-    return answers[:REQUESTS], answers[REQUESTS:behind_cut], answers[behind_cut:]
+def offline(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[Request]
+) -> dict[str, Answers]:
+    """vLLM's offline API's answers to all known requests, by their kind: one start for all."""
+    asked: dict[str, list[Request]] = {
+        "of all kinds": requests,
+        "cut": list(CUT.values()),
+        "several": list(SEVERAL.values()),
+        "chats": CHATS,
+        "told more": TOLD_MORE,
+    }
+    answer_file = tmp_path_factory.mktemp("oracle") / "answers.json"
+    subprocess.run(
+        [sys.executable, str(ORACLE), str(demo_model.path()), str(answer_file)],
+        input=json.dumps(list(chain(*asked.values()))),
+        text=True,
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    answers = iter(json.loads(answer_file.read_text()))
+    return {kind: list(islice(answers, len(of_kind))) for kind, of_kind in asked.items()}
 
 
 @pytest.fixture(scope="session")
-def expected(all_answers: tuple[Answers, Answers, Answers]) -> Answers:
+def expected(offline: dict[str, Answers]) -> Answers:
     """vLLM's answers to `requests`."""
-    return all_answers[0]
+    return offline["of all kinds"]
 
 
 @pytest.fixture(scope="session")
-def expected_of_cut(
-    all_answers: tuple[Answers, Answers, Answers],
-) -> dict[str, dict[str, Any]]:
+def expected_of_cut(offline: dict[str, Answers]) -> dict[str, dict[str, Any]]:
     """vLLM's answers to the requests that are cut."""
-    return dict(zip(CUT, all_answers[1], strict=True))
+    return dict(zip(CUT, offline["cut"], strict=True))
 
 
 @pytest.fixture(scope="session")
-def expected_of_several(all_answers: tuple[Answers, Answers, Answers]) -> dict[str, Answers]:
+def expected_of_several(offline: dict[str, Answers]) -> dict[str, Answers]:
     """vLLM's choices of the requests with several."""
-    choices = [answer["choices"] for answer in all_answers[2]]
+    choices = [answer["choices"] for answer in offline["several"]]
     return dict(zip(SEVERAL, choices, strict=True))
 
 

@@ -49,6 +49,30 @@ SEVERAL: dict[str, Request] = {
 for _request in SEVERAL.values():
     _request["params"] |= {"max_tokens": 60}
 
+_GREEDY = {"temperature": 0.0, "max_tokens": 120}
+_CONVERSATIONS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": QUESTIONS[0]}],
+    [
+        {"role": "system", "content": "You are short of words."},
+        {"role": "user", "content": QUESTIONS[7]},
+        {"role": "assistant", "content": "Hallo!"},
+        {"role": "user", "content": "  What is a token? "},
+    ],
+]
+CHATS: list[Request] = [
+    {"messages": messages, "params": dict(_GREEDY)} for messages in _CONVERSATIONS
+]
+
+# Three with log-probabilities, one with a bias.
+TOLD_MORE: list[Request] = [
+    {"prompt": QUESTIONS[0], "params": _GREEDY | {"logprobs": 5, "max_tokens": 30}},
+    {"prompt": QUESTIONS[7], "params": {"temperature": 1.3, "seed": 5, "logprobs": 0}},
+    {"prompt": QUESTIONS[3], "params": _GREEDY | {"logprobs": 20, "stop": ["the "]}},
+    {"prompt": QUESTIONS[5], "params": _GREEDY | {"logit_bias": {"300": 100.0, "301": -100.0}}},
+]
+for _request in TOLD_MORE[1:]:
+    _request["params"]["max_tokens"] = 40
+
 
 def some_requests(seed: int, count: int) -> list[Request]:
     """Requests of all kinds, as vLLM's own parameters; each is the same on every machine."""

@@ -12,7 +12,8 @@ from typing import Any
 
 def main(model: str, answer_file: str) -> None:
     """Answer all requests with `vllm.LLM` in float32."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # All in this process: two that would have to load vLLM are not started.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM, SamplingParams

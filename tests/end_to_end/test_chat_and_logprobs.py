@@ -2,12 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.known_requests import QUESTIONS, Answers
+from tests.end_to_end.known_requests import CHATS, QUESTIONS, TOLD_MORE, Answers
 from tokenstream_client import (
     AsyncStream,
     Chat,
@@ -26,33 +25,8 @@ pytestmark = [
     pytest.mark.timeout(420),
 ]
 
-GREEDY = {"temperature": 0.0, "max_tokens": 120}
-CONVERSATIONS: list[list[dict[str, str]]] = [
-    [{"role": "user", "content": QUESTIONS[0]}],
-    [
-        {"role": "system", "content": "You are short of words."},
-        {"role": "user", "content": QUESTIONS[7]},
-        {"role": "assistant", "content": "Hallo!"},
-        {"role": "user", "content": "  What is a token? "},
-    ],
-]
 END = "<|end|>"
 ENDS = (0, 5)  # <|endoftext|> and <|end|>
-TEXTS = [
-    {"prompt": QUESTIONS[0], "params": GREEDY | {"logprobs": 5, "max_tokens": 30}},
-    {"prompt": QUESTIONS[7], "params": {"temperature": 1.3, "seed": 5, "logprobs": 0}},
-    {"prompt": QUESTIONS[3], "params": GREEDY | {"logprobs": 20, "stop": ["the "]}},
-    {"prompt": QUESTIONS[5], "params": GREEDY | {"logit_bias": {"300": 100.0, "301": -100.0}}},
-]
-for _text in TEXTS[1:]:
-    _text["params"]["max_tokens"] = 40  # type: ignore[index]
-
-
-@pytest.fixture(scope="module")
-def answers(offline: Callable[[Sequence[Any]], Answers]) -> Answers:
-    """vLLM's answers to `CONVERSATIONS`, then to `TEXTS`."""
-    chats = [{"messages": messages, "params": GREEDY} for messages in CONVERSATIONS]
-    return offline([*chats, *TEXTS])
 
 
 def chat_of(messages: list[dict[str, str]]) -> Chat:
@@ -72,10 +46,10 @@ async def read(stream: AsyncStream) -> tuple[list[int], str, list[TokenLogprobs]
 
 
 async def test_a_chat_is_answered_as_vllm_answers_it_and_ends_with_its_turn(
-    answers: Answers, real: RealService
+    offline: dict[str, Answers], real: RealService
 ) -> None:
-    for messages, vllms in zip(CONVERSATIONS, answers, strict=False):
-        stream = real.client.generate(chat_of(messages), **GREEDY)
+    for chat, vllms in zip(CHATS, offline["chats"], strict=True):
+        stream = real.client.generate(chat_of(chat["messages"]), **chat["params"])
         token_ids, text, _ = await read(stream)
 
         assert (token_ids, text) == (vllms["token_ids"], vllms["text"])
@@ -83,7 +57,7 @@ async def test_a_chat_is_answered_as_vllm_answers_it_and_ends_with_its_turn(
         if stream.finished.reason is FinishReason.STOP:
             assert token_ids[-1] in ENDS
             assert END not in text
-    assert answers[0]["finish_reason"] == "stop", "no turn came to its end"
+    assert offline["chats"][0]["finish_reason"] == "stop", "no turn came to its end"
 
 
 async def test_what_a_template_refuses_is_a_bad_chat(real: RealService) -> None:
@@ -103,18 +77,17 @@ async def test_a_chat_that_does_not_fit_is_a_bad_chat(real: RealService) -> None
     assert violation.field == "chat"
 
 
-async def test_log_probabilities_are_vllms_own(answers: Answers, real: RealService) -> None:
+async def test_log_probabilities_are_vllms_own(
+    offline: dict[str, Answers], real: RealService
+) -> None:
     ours = await asyncio.gather(
-        *(
-            read(real.client.generate(text["prompt"], **text["params"]))  # type: ignore[arg-type]
-            for text in TEXTS[:3]
-        )
+        *(read(real.client.generate(text["prompt"], **text["params"])) for text in TOLD_MORE[:3])
     )
 
     for (token_ids, _, logprobs), text, vllms in zip(
-        ours, TEXTS, answers[len(CONVERSATIONS) :], strict=False
+        ours, TOLD_MORE, offline["told more"], strict=False
     ):
-        likeliest = text["params"]["logprobs"]  # type: ignore[index]
+        likeliest = text["params"]["logprobs"]
         assert token_ids == vllms["token_ids"]
         assert len(logprobs) == len(token_ids)
         for token_id, place, vllms_place in zip(
@@ -146,15 +119,15 @@ async def test_tokens_bytes_make_the_text_also_where_a_character_is_spread(
     assert len(token_ids) == 200
 
 
-async def test_a_bias_is_vllms_own(answers: Answers, real: RealService) -> None:
-    text = TEXTS[3]
+async def test_a_bias_is_vllms_own(offline: dict[str, Answers], real: RealService) -> None:
+    text = TOLD_MORE[3]
     token_ids, _, logprobs = await read(
         real.client.generate(
             text["prompt"], logit_bias={300: 100.0, 301: -100.0}, temperature=0.0, max_tokens=40
         )
     )
 
-    assert token_ids == answers[-1]["token_ids"]
+    assert token_ids == offline["told more"][3]["token_ids"]
     assert 300 in token_ids
     assert not logprobs
 

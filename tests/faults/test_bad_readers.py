@@ -14,7 +14,7 @@ from tests.faults.test_half_open import HEALTHY, MARGIN_S, healthy, long_request
 from tests.service.running import Answer, RunningService, eventually
 from tokenstream.v1 import generation_pb2 as pb
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
 WIDE = 2**31 - 1
 STREAMS = 6  # each second one detaches

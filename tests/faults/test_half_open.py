@@ -20,7 +20,7 @@ from tests.service.running import Answer, RunningService, eventually
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
 Say = Callable[[str], None]
 

@@ -23,7 +23,7 @@ from tokenstream.v1 import generation_pb2_grpc
 
 Say = Callable[[str], None]
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.alone, pytest.mark.timeout(600)]
 
 STREAMS = 256
 TOKENS = 200

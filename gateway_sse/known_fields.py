@@ -7,7 +7,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 UNKNOWN: Final = "unknown"
-"""The type of the validation error of a field that does not exist; `name` is in its context."""
+"""The type of the validation error of a field that does not exist; in its context is how its `name`
+begins."""
+
+_LONGEST_NAME: Final = 64
 
 
 class KnownFields(BaseModel):
@@ -25,8 +28,13 @@ class KnownFields(BaseModel):
             names = _names(cls)
             for name in value:
                 if name not in names:
-                    raise PydanticCustomError(UNKNOWN, "unknown field", {"name": name})
+                    raise PydanticCustomError(UNKNOWN, "unknown field", {"name": _told(name)})
         return value
+
+
+def _told(name: str) -> str:
+    # A lone surrogate cannot be said back.
+    return name[:_LONGEST_NAME].encode(errors="replace").decode()
 
 
 @cache

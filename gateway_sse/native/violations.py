@@ -11,9 +11,6 @@ from gateway_sse.known_fields import UNKNOWN
 from gateway_sse.problems import Refused
 from tokenstream_client import FieldViolation
 
-# A field's name that has a lone surrogate in it.
-_UNSPEAKABLE: Final = "?"
-
 _WANTED: Final = {
     "string_type": "text",
     "int_type": "an integer",
@@ -40,11 +37,11 @@ def refused(error: ValidationError, known: Sequence[str]) -> Refused:
     for detail in details[:_MOST]:
         path = _path(detail["loc"], known)
         if detail["type"] == "string_unicode":
-            wanted.setdefault(path or _UNSPEAKABLE, []).append("must be Unicode text")
+            wanted.setdefault(path, []).append("must be Unicode text")
             continue
         if detail["type"] == UNKNOWN:
             reason = "UNKNOWN_FIELD"
-            name = detail["ctx"]["name"][:_LONGEST_NAME]
+            name = detail["ctx"]["name"]
             # Of a part the fields are others.
             words = "unknown field" if path else _unknown(name, known)
             wanted.setdefault(f"{path}.{name}" if path else name, []).append(words)

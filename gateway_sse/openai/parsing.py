@@ -80,7 +80,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _unknown(model: type[BaseModel], parent: str, name: str) -> Refused:
-    name, hint = name[:_LONGEST_NAME], ""
+    hint = ""
     if not parent:  # only names of the request itself are known here
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

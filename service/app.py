@@ -1,8 +1,9 @@
 """The composition root: makes the parts, starts them in order, stops them in the reverse order.
 
 Start: listen (health says NOT_SERVING) → engine → demultiplexer → gate open, SERVING.
-Stop (SIGTERM, SIGINT, or the engine's death): NOT_SERVING and gate shut → running streams finish,
-within the grace → the rest get UNAVAILABLE → server → engine. A second signal ends the grace.
+Stop (SIGTERM, SIGINT): NOT_SERVING → a wait, in which new streams are still taken from those who
+have not noticed → gate shut → running streams finish, within the grace → the rest get UNAVAILABLE →
+server → engine. A second signal ends wait and grace. The engine's death: the same without the wait.
 """
 
 import asyncio
@@ -96,6 +97,7 @@ class Service:
             ModelServicer(engine, self.gate, authenticator, settings.max_request_bytes),
             settings.max_request_bytes,
         )
+        self.ready = False  # health says SERVING
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
 
@@ -131,6 +133,7 @@ class Service:
             try:
                 self.gate.open()
                 await self.server.serving()
+                self.ready = True
                 ready(port)
                 await _first(self._stop.wait(), self.demultiplexer.died.wait())
                 died = self.demultiplexer.died.is_set()
@@ -196,9 +199,15 @@ class Service:
             await asyncio.sleep(_READERS_EVERY_S)
 
     async def _drain(self, because: type[Unavailable]) -> None:
-        self.gate.stop(because)
+        wait_s, grace_s = self.settings.drain_wait_s, self.settings.drain_grace_s
+        self.ready = False
         await self.server.draining()
-        grace_s = self.settings.drain_grace_s
+        if because is ServiceStopping and wait_s:
+            _log.info("not_serving", streams=self.gate.held, wait_s=wait_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await _first(self._stop_at_once.wait(), self.demultiplexer.died.wait())
+        self.gate.stop(because)
         _log.info("draining", streams=self.gate.held, grace_s=grace_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):

@@ -113,7 +113,11 @@ async def serve_on(
     Raises `TlsFilesError`.
     """
     keep_out_of_the_log()
-    encryption = None if settings.tls is None else server_context(settings.tls)
+    try:
+        encryption = None if settings.tls is None else server_context(settings.tls)
+    except TlsFilesError:
+        listener.close()
+        raise
     slow_senders = SlowSenders(settings.body_timeout_s)
     app = create_app(settings, streams, slow_senders)
     runner = web.AppRunner(

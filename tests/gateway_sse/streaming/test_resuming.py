@@ -205,8 +205,8 @@ async def test_a_killed_bridges_streams_are_read_on_at_another(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        "import asyncio; from gateway_sse.config import GatewaySettings;"
-        "from gateway_sse.server import serve; asyncio.run(serve(GatewaySettings()))",
+        "from gateway_sse.config import GatewaySettings;"
+        "from gateway_sse.server import main; main(GatewaySettings())",
         env={
             **os.environ,
             "TOKENSTREAM_GATEWAY_UPSTREAM": running.target,

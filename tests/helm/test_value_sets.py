@@ -86,13 +86,10 @@ def ports_exist(manifests: list[Manifest]) -> None:
             assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= set(ports)
 
 
-def _port_of(probe: dict[str, Any], ports: dict[str, int]) -> int | None:
+def _port_of(probe: dict[str, Any], ports: dict[str, int]) -> int:
     if "grpc" in probe:
         return int(probe["grpc"]["port"])
-    if "httpGet" in probe:
-        return ports[probe["httpGet"]["port"]]
-    assert probe["exec"]["command"][:2] == ["tokenstream", "health"]
-    return next(iter(ports.values()))
+    return ports[probe["httpGet"]["port"]]
 
 
 def selectors_find_pods(manifests: list[Manifest]) -> None:

@@ -170,7 +170,6 @@ def value_sets(draw: st.DrawFn) -> Values:
     parts = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     with_service, with_bridge = parts
     keys, encrypted = draw(st.booleans()), draw(st.booleans())
-    metrics = draw(st.booleans())
     gpus = draw(st.sampled_from([0, 1, 4]))
     ports = draw(st.lists(_PORTS, min_size=4, max_size=4, unique=True))
 
@@ -190,17 +189,16 @@ def value_sets(draw: st.DrawFn) -> Values:
             "annotations": draw(_TEXTS),
         },
     }
-    if metrics:
-        service["autoscaling"] = {
-            "enabled": draw(st.booleans()),
-            "kind": draw(st.sampled_from(["keda", "hpa"])),
-            "maxReplicas": draw(st.integers(1, 8)),
-            "keda": {
-                "serverAddress": "http://prometheus.monitoring:9090",
-                "query": draw(st.sampled_from(["", "sum(up{a='b', c=\"d\"})"])),
-                "authenticationRef": draw(st.sampled_from(["", "prometheus"])),
-            },
-        }
+    service["autoscaling"] = {
+        "enabled": draw(st.booleans()),
+        "kind": draw(st.sampled_from(["keda", "hpa"])),
+        "maxReplicas": draw(st.integers(1, 8)),
+        "keda": {
+            "serverAddress": "http://prometheus.monitoring:9090",
+            "query": draw(st.sampled_from(["", "sum(up{a='b', c=\"d\"})"])),
+            "authenticationRef": draw(st.sampled_from(["", "prometheus"])),
+        },
+    }
 
     upstream: Values = {}
     if not with_service:
@@ -280,8 +278,7 @@ def value_sets(draw: st.DrawFn) -> Values:
         "service": service,
         "bridge": bridge,
         "metrics": {
-            "enabled": metrics,
-            "serviceMonitor": {"enabled": metrics and draw(st.booleans()), "labels": draw(_TEXTS)},
+            "serviceMonitor": {"enabled": draw(st.booleans()), "labels": draw(_TEXTS)},
             "dashboards": {"enabled": draw(st.booleans()), "annotations": draw(_TEXTS)},
         },
         "networkPolicy": {

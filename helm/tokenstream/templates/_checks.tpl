@@ -11,9 +11,6 @@
 {{- if $values.bridge.enabled -}}
 {{- include "tokenstream.checkBridge" . -}}
 {{- end -}}
-{{- if and $values.metrics.serviceMonitor.enabled (not $values.metrics.enabled) -}}
-{{- fail "metrics.serviceMonitor.enabled needs metrics.enabled" -}}
-{{- end -}}
 {{- end -}}
 
 {{- define "tokenstream.checkService" -}}
@@ -53,9 +50,6 @@
 {{- fail "service.grpcRoute.enabled needs service.grpcRoute.parentRefs: which gateway?" -}}
 {{- end -}}
 {{- if $service.autoscaling.enabled -}}
-{{- if not $values.metrics.enabled -}}
-{{- fail "service.autoscaling.enabled follows a metric: it needs metrics.enabled" -}}
-{{- end -}}
 {{- if and (eq $service.autoscaling.kind "keda") (not $service.autoscaling.keda.serverAddress) -}}
 {{- fail "service.autoscaling.keda.serverAddress: where is Prometheus?" -}}
 {{- end -}}

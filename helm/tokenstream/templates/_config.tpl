@@ -45,9 +45,7 @@ demo
 {{- $service := .Values.service -}}
 {{- $_ := set $made "model" (include "tokenstream.model" .) -}}
 {{- $_ := set $made "listen" (printf "%s:%d" .Values.bindAddress (int $service.ports.grpc)) -}}
-{{- if .Values.metrics.enabled -}}
 {{- $_ := set $made "metrics_listen" (printf "%s:%d" .Values.bindAddress (int $service.ports.metrics)) -}}
-{{- end -}}
 {{- with .Values.auth.apiKeysSecret -}}
 {{- if .name -}}
 {{- $_ := set $made "api_keys_file" (printf "%s/%s" (include "tokenstream.paths.keys" $) .key) -}}
@@ -95,9 +93,7 @@ true
 {{- $_ := set $made "max_requests_per_client" nil -}}
 {{- end -}}
 {{- $_ := set $made "listen" (printf "%s:%d" .Values.bindAddress (int $bridge.ports.http)) -}}
-{{- if .Values.metrics.enabled -}}
 {{- $_ := set $made "metrics_listen" (printf "%s:%d" .Values.bindAddress (int $bridge.ports.metrics)) -}}
-{{- end -}}
 {{- $_ := set $made "upstream" (include "tokenstream.upstreamAddress" .) -}}
 {{- if include "tokenstream.upstreamTls" . -}}
 {{- $_ := set $made "upstream_tls" true -}}

@@ -108,31 +108,33 @@ failureThreshold: {{ int $probe.failureThreshold }}
     defaultMode: 0440
 {{- end -}}
 
-{{/* How the service is asked: (list $ "health service"). */}}
+{{/* How the service is asked: (list $ "health service of gRPC" "path on the port for operators"). */}}
 {{- define "tokenstream.serviceCheck" -}}
-{{- $values := (index . 0).Values -}}
-{{- if $values.service.tls.secretName -}}
-# Kubernetes' own gRPC probes speak no TLS.
-exec:
-  command: [tokenstream, health, serve]
+{{- $service := (index . 0).Values.service -}}
+{{- if $service.tls.secretName -}}
+# Kubernetes' gRPC probes speak no TLS; the port for operators says the same in plain HTTP.
+httpGet:
+  path: {{ index . 2 }}
+  port: metrics
 {{- else -}}
 grpc:
-  port: {{ int $values.service.ports.grpc }}
+  port: {{ int $service.ports.grpc }}
   service: {{ index . 1 | quote }}
 {{- end -}}
 {{- end -}}
 
 {{/* How the bridge is asked: (list $ "/readyz"). */}}
 {{- define "tokenstream.bridgeCheck" -}}
-{{- $bridge := (index . 0).Values.bridge -}}
-{{- if $bridge.tls.clientCaKey -}}
-# Kubernetes' own probes have no certificate to show.
-exec:
-  command: [tokenstream, health, gateway{{ if eq (index . 1) "/healthz" }}, --live{{ end }}]
+{{- $tls := (index . 0).Values.bridge.tls -}}
+{{- if $tls.clientCaKey -}}
+# Kubernetes' probes have no certificate to show; the port for operators says the same.
+httpGet:
+  path: {{ index . 1 }}
+  port: metrics
 {{- else -}}
 httpGet:
   path: {{ index . 1 }}
   port: http
-  scheme: {{ ternary "HTTPS" "HTTP" (ne $bridge.tls.secretName "") }}
+  scheme: {{ ternary "HTTPS" "HTTP" (ne $tls.secretName "") }}
 {{- end -}}
 {{- end -}}

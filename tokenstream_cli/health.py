@@ -19,7 +19,8 @@ from tokenstream_client import AsyncClient
 _USAGE: Final = """\
 usage: tokenstream health serve | gateway [--config FILE] [options]
 
-Ends with status 0 if the process with the same settings on this machine takes requests, else with
+Asks the process with the same settings on this machine: a service whether it takes requests, a
+bridge whether it answers, whatever the service behind it does. Ends with status 0 if so, else with
 1 and a line that says why. Under TLS it needs metrics_listen. The options are those of `tokenstream
 serve` and `tokenstream gateway`."""
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 def _service(settings: ServiceSettings) -> str:
     """Say what is wrong, or nothing."""
     if settings.metrics_listen is not None:
-        return _asked_over_http(settings.metrics_listen)
+        return _asked(settings.metrics_listen, "/readyz")
     if settings.tls_certificate_file is not None:
         return "under TLS this needs metrics_listen"
     target = _beside(settings.listen)
@@ -65,14 +66,14 @@ def _service(settings: ServiceSettings) -> str:
 def _gateway(settings: GatewaySettings) -> str:
     """Say what is wrong, or nothing."""
     if settings.metrics_listen is not None:
-        return _asked_over_http(settings.metrics_listen)
+        return _asked(settings.metrics_listen, "/healthz")
     if settings.tls is not None:
         return "under TLS this needs metrics_listen"
-    return _asked_over_http(settings.listen)
+    return _asked(settings.listen, "/healthz")
 
 
-def _asked_over_http(listen: str) -> str:
-    url = f"http://{_beside(listen)}/readyz"
+def _asked(listen: str, path: str) -> str:
+    url = f"http://{_beside(listen)}{path}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # nobody is in between
     try:
         with opener.open(url, timeout=_PATIENCE_S):

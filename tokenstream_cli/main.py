@@ -13,7 +13,7 @@ usage: tokenstream COMMAND [--config FILE] [options]
   up         both
   generate   send one prompt to a service and print the answer as it comes
   keys       make, list and remove the API keys of a service
-  health     whether the service or the bridge beside it takes requests, for container checks
+  health     how the service or the bridge on this machine is, for checks of containers
 
 `tokenstream COMMAND --help` lists a command's options. Those of serve and gateway are also
 environment variables (TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and keys of the YAML

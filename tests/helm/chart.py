@@ -27,7 +27,7 @@ class _Loader(yaml.CSafeLoader):
     """YAML in which a key that comes twice is an error, as it is for Kubernetes."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         assert not twice, f"{twice} twice, {node.start_mark}"
         return super().construct_mapping(node, deep)
@@ -51,12 +51,13 @@ def with_values(base: Values, more: Values) -> Values:
 
 def example(path: Path) -> Values:
     """A ready file of values."""
-    return read(path.read_text())[0]
+    (values,) = read(path.read_text())
+    return dict(values)
 
 
 def read(text: str) -> list[Any]:
     """Every document that is not empty."""
-    return [document for document in yaml.load_all(text, Loader=_Loader) if document]  # noqa: S506
+    return [document for document in yaml.load_all(text, Loader=_Loader) if document]
 
 
 def render(values: Values, name: str = "demo", namespace: str = "prod") -> list[Manifest]:

@@ -5,18 +5,15 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
-import kubernetes_validate.utils
-from jsonschema import Draft7Validator
+import kubernetes_validate.utils as published
+from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
 from tests.helm.chart import Manifest
 
 VERSIONS = ("1.33", "1.35", "1.37")
 
 # It reads megabytes of JSON from disk for every object otherwise.
-kubernetes_validate.utils.schema_contents = lru_cache(None)(
-    kubernetes_validate.utils.schema_contents
-)
+published.schema_contents = lru_cache(None)(published.schema_contents)
 
 _CUSTOM = {path.stem: path for path in (Path(__file__).parent / "custom_resources").iterdir()}
 
@@ -31,11 +28,11 @@ def check(manifest: Manifest) -> None:
     _check(json.dumps(manifest))
 
 
-@lru_cache(maxsize=None)  # most objects of one set of values are also those of the next
+@cache  # most objects of one set of values are also those of the next
 def _check(text: str) -> None:
     manifest: dict[str, Any] = json.loads(text)
     if manifest["kind"] in _CUSTOM:
         _custom(manifest["kind"]).validate(manifest)
         return
     for version in VERSIONS:
-        assert kubernetes_validate.validate(manifest, version, strict=True) == version
+        assert published.validate(manifest, version, strict=True) == version

@@ -28,9 +28,7 @@ class LaidOut:
         path.write_text(text.replace(old, new))
 
 
-def laid_out(
-    manifests: list[Manifest], component: str, root: Path, secrets: Secrets
-) -> LaidOut:
+def laid_out(manifests: list[Manifest], component: str, root: Path, secrets: Secrets) -> LaidOut:
     """Lay a part's pod out below a folder."""
     deployed = the(manifests, "Deployment", component)
     return _laid_out(deployed["spec"]["template"]["spec"], manifests, root, secrets)
@@ -41,9 +39,7 @@ def laid_out_test(manifests: list[Manifest], root: Path, secrets: Secrets) -> La
     return _laid_out(the(manifests, "Pod")["spec"], manifests, root, secrets)
 
 
-def _laid_out(
-    pod: Manifest, manifests: list[Manifest], root: Path, secrets: Secrets
-) -> LaidOut:
+def _laid_out(pod: Manifest, manifests: list[Manifest], root: Path, secrets: Secrets) -> LaidOut:
     (container,) = pod["containers"]
     mounts = {m["name"]: m["mountPath"] for m in container.get("volumeMounts", [])}
     environment: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""`tokenstream serve` with the scripted engine in place of vLLM; settings are read as it reads them."""
+"""`tokenstream serve` with the scripted engine in place of vLLM; the settings are read as there."""
 
 import asyncio
 import sys

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 from gateway_sse.config import GatewaySettings
 from service.config import ServiceSettings
@@ -31,7 +32,7 @@ from tokenstream_cli.generate import parse
 from tokenstream_cli.main import _COMMANDS
 from tokenstream_cli.settings import load
 
-SETTINGS = {"service": ServiceSettings, "gateway": GatewaySettings}
+SETTINGS: dict[str, type[BaseSettings]] = {"service": ServiceSettings, "gateway": GatewaySettings}
 
 # What other values decide, so that nobody can say it twice.
 DECIDED_ELSEWHERE = {
@@ -83,7 +84,7 @@ def test_the_values_are_the_programs_own_defaults_but_for_those_a_cluster_needs(
     name: str, defaults: Values
 ) -> None:
     fields = SETTINGS[name].model_fields
-    own = {key: fields[key].get_default(call_default_factory=True) for key in defaults[name]}  # type: ignore[call-arg]
+    own = {key: fields[key].get_default(call_default_factory=True) for key in defaults[name]}
     assert defaults[name] == own | OTHER_DEFAULTS[name]
 
 
@@ -103,9 +104,7 @@ def test_the_schemas_bounds_are_those_of_the_settings(name: str, schema: dict[st
 
 MUTUAL: Values = {
     "auth": {"allowAnonymous": False, "apiKeysSecret": {"name": "keys"}},
-    "service": {
-        "tls": {"allowPlaintext": False, "secretName": "service", "clientCaKey": "ca.crt"}
-    },
+    "service": {"tls": {"allowPlaintext": False, "secretName": "service", "clientCaKey": "ca.crt"}},
     "bridge": {
         "tls": {"allowPlaintext": False, "secretName": "bridge", "clientCaKey": "ca.crt"},
         "upstream": {
@@ -127,7 +126,7 @@ def test_the_programs_take_the_rendered_files(values: Values, tmp_path: Path) ->
     for component, name in (("service", "service"), ("bridge", "gateway")):
         pod = laid_out(manifests, component, tmp_path / component, SECRETS)
         config = pod.environment["TOKENSTREAM_CONFIG"]
-        settings = load(SETTINGS[name], command=name, section=name, argv=["--config", config])
+        settings: Any = load(SETTINGS[name], command=name, section=name, argv=["--config", config])
         written = section(manifests, name)
         assert settings.listen == written["listen"]
         assert settings.drain_grace_s == written["drain_grace_s"]

@@ -60,9 +60,7 @@ SCHEMA: list[tuple[str, Any, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "said"), SCHEMA, ids=[case[0] for case in SCHEMA])
-def test_a_wrong_value_is_refused_by_its_name(
-    path: str, value: Any, said: tuple[str, ...]
-) -> None:
+def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, said: tuple[str, ...]) -> None:
     with pytest.raises(helm.HelmError) as refused:
         render(with_values(OPEN, at(path, value)))
     message = str(refused.value)
@@ -103,7 +101,7 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
         ),
         "contradict each other",
     ),
-    (at("service.gpu.count", 8), "tensor × pipeline × data parallel size = 1"),
+    (at("service.gpu.count", 8), "tensor x pipeline x data parallel size = 1"),
     (at("config.service.engine_args.tensor_parallel_size", 2), "service.gpu.count is 1"),
     (at("service.resources.limits", {"nvidia.com/gpu": 1}), "say how many in service.gpu.count"),
     (at("service.cache", {"claimName": "a", "sizeLimit": "1Gi"}), "the claim has the size"),

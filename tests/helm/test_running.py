@@ -46,7 +46,7 @@ class Release:
     """An installed chart."""
 
     manifests: list[Manifest]
-    secrets: dict[str, dict[str, bytes]]
+    secrets: Secrets
     root: Path
     service: Process
     bridge: Process
@@ -97,7 +97,7 @@ def install(root: Path, values: Values, secrets: Secrets, stack: ExitStack) -> R
     stack.callback(stop, service)
     bridge = start(pods["bridge"], ["tokenstream_cli.main"])
     stack.callback(stop, bridge)
-    release = Release(manifests, dict(secrets), root, service, bridge)
+    release = Release(manifests, secrets, root, service, bridge)
     for process in (service, bridge):
         until_it_passes(process, "startupProbe")
         until_it_passes(process, "readinessProbe")

@@ -159,7 +159,9 @@ def _model(draw: st.DrawFn) -> Values:
         case "image":
             given["mount"] = draw(st.sampled_from(["volume", "copy"]))
             given["reference"] = "registry.example.com/model@sha256:" + "1b" * 32
-            given["path"] = "/model" if given["mount"] == "copy" else draw(st.sampled_from(["", "m"]))
+            given["path"] = (
+                "/model" if given["mount"] == "copy" else draw(st.sampled_from(["", "m"]))
+            )
             given["copySizeLimit"] = draw(st.sampled_from(["", "100Gi"]))
     return {"source": source} if source == "demo" else {"source": source, source: given}
 

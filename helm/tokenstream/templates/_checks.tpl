@@ -36,7 +36,7 @@
 {{- $args := default dict $config.engine_args -}}
 {{- $workers := mul (default 1 $args.tensor_parallel_size | int) (default 1 $args.pipeline_parallel_size | int) (default 1 $args.data_parallel_size | int) | int -}}
 {{- if and (gt (int $service.gpu.count) 0) (ne $workers (int $service.gpu.count)) -}}
-{{- fail (printf "service.gpu.count is %d, but config.service.engine_args has tensor × pipeline × data parallel size = %d: make them the same" (int $service.gpu.count) $workers) -}}
+{{- fail (printf "service.gpu.count is %d, but config.service.engine_args has tensor x pipeline x data parallel size = %d: make them the same" (int $service.gpu.count) $workers) -}}
 {{- end -}}
 {{- range $kind := list "requests" "limits" -}}
 {{- if hasKey (default dict (index $service.resources $kind)) $service.gpu.resource -}}

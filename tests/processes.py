@@ -46,12 +46,17 @@ class Part:
 
 @asynccontextmanager
 async def running(
-    arguments: tuple[str, ...], log: Path, prefix: str, **settings: str
+    arguments: tuple[str, ...],
+    log: Path,
+    prefix: str,
+    settings: dict[str, str],
+    within_s: float = PATIENCE_S,
+    **environment: str,
 ) -> AsyncIterator[Part]:
     """Run a part with settings of the environment, until it is ready by its port for operators."""
     metrics = f"127.0.0.1:{free_port()}"
     given = {"metrics_listen": metrics, "drain_grace_s": "5"} | settings
-    environment = {f"{prefix}{name.upper()}": value for name, value in given.items()}
+    environment |= {f"{prefix}{name.upper()}": value for name, value in given.items()}
     with log.open("w") as out:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -60,30 +65,32 @@ async def running(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
     part = Part(process, log, given)
     try:
-        async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as http:
+        async with asyncio.timeout(within_s), httpx.AsyncClient() as http:
             while not await _is_ready(http, metrics):
                 assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.05)
         yield part
     finally:
         if process.returncode is None:
-            process.kill()
+            # With all that it has started, an engine for instance.
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
-def service(log: Path, **settings: str) -> AbstractAsyncContextManager[Part]:
+def service(log: Path, step_s: float = 0.005, **settings: str) -> AbstractAsyncContextManager[Part]:
     """The service over the scripted engine, on a free port unless `listen` names one."""
-    listen = {"listen": f"127.0.0.1:{free_port()}"}
-    return running(SERVICE, log, "TOKENSTREAM_", **(listen | settings))
+    settings = {"listen": f"127.0.0.1:{free_port()}"} | settings
+    return running(SERVICE, log, "TOKENSTREAM_", settings, SCRIPTED_STEP_S=str(step_s))
 
 
 def bridge(log: Path, upstream: str, **settings: str) -> AbstractAsyncContextManager[Part]:
     """The bridge, on a free port."""
-    given = {"listen": f"127.0.0.1:{free_port()}", "upstream": upstream}
-    return running(BRIDGE, log, "TOKENSTREAM_GATEWAY_", **(given | settings))
+    settings = {"listen": f"127.0.0.1:{free_port()}", "upstream": upstream} | settings
+    return running(BRIDGE, log, "TOKENSTREAM_GATEWAY_", settings)
 
 
 async def _is_ready(http: httpx.AsyncClient, metrics: str) -> bool:

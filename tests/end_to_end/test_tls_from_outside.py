@@ -7,6 +7,7 @@ import asyncio
 import re
 import shutil
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +157,13 @@ async def test_mutual_tls_lets_in_who_has_a_good_certificate_and_nobody_else(fil
     async with service(files.folder / "log", **files.settings(mutual=True)) as part:
         address = part.settings["listen"]
         assert await answer(address, tls(own)) == "a secret"
+        said = await output_of(
+            sys.executable,
+            *("-m", "tokenstream_cli.main", "generate", "a secret", "--server", address),
+            *("--ca-file", files.authority("servers")),
+            *("--certificate-file", own_files[0], "--private-key-file", own_files[1]),
+        )
+        assert said == "a secret\n"
         for version in ("tls1_2", "tls1_3"):
             said = await s_client(files, address, "h2", own, version)
             assert "CONNECTION ESTABLISHED" in said

@@ -12,6 +12,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 import demo_model
 from bench.simulation import Simulation
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(180)
 
 STREAMS = 200
 STEP_S = 0.02
-TOKENS = 150  # three seconds of them
+TOKENS = 250  # five seconds of them
 MANY_TOKENS = 1900
 STARTS_WITHIN_S = 120.0
 ENGINE_ENDS_WITHIN_S = 20.0
@@ -76,12 +77,16 @@ async def stream(channel: grpc.aio.Channel, number: int, tokens: int = TOKENS) -
 
 
 async def until_running(part: Part, streams: int) -> None:
-    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as http:
-        line = f"\ntokenstream_streams_running {streams}.0\n"
-        while (
-            line not in (await http.get(f"http://{part.settings['metrics_listen']}/metrics")).text
-        ):
-            await asyncio.sleep(0.05)
+    while (await metrics(part))["tokenstream_streams_running"] != streams:
+        await asyncio.sleep(0.05)
+
+
+async def metrics(part: Part) -> dict[str, float]:
+    """Values by name; of those with several labels, the last."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(f"http://{part.settings['metrics_listen']}/metrics")).text
+    families = text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
 
 
 async def until_said(part: Part, words: str) -> None:
@@ -122,6 +127,11 @@ async def test_running_streams_all_complete_and_after_the_wait_no_new_one_is_tak
         assert await health(channel) == serving
         old = [asyncio.create_task(stream(channel, number)) for number in range(STREAMS)]
         await until_running(part, STREAMS)
+        while (told := await metrics(part))["vllm:num_requests_running"] != STREAMS:
+            await asyncio.sleep(0.05)
+        assert 0 < told["vllm:kv_cache_usage_perc"] <= 1
+        assert told["vllm:prefix_cache_queries_total"] > 0
+        assert told["vllm:generation_tokens_total"] > 0
         part.interrupt()
         while await health(channel) == serving:
             await asyncio.sleep(0.01)

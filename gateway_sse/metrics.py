@@ -15,6 +15,7 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
 )
 
 from gateway_sse.streaming.outcomes import Outcome
@@ -33,6 +34,8 @@ class GatewayMetrics:
     """In a registry of its own, so that tests see one bridge's only. Times are in seconds."""
 
     def __init__(self) -> None:
+        # Of every series it would make a second one, for when it began.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._ended = Counter(
             "tokenstream_gateway_streams_total",

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
 
 @asynccontextmanager
@@ -22,11 +21,10 @@ async def metrics_port(
 ) -> AsyncIterator[None]:
     """Serve /metrics, /healthz and /readyz on host:port. Raises OSError if it is taken."""
 
-    async def metrics(request: web.Request) -> web.Response:
+    async def metrics(_: web.Request) -> web.Response:
         refresh()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        body = await asyncio.to_thread(encode, registry)
-        return web.Response(body=body, headers={"content-type": content_type})
+        body = await asyncio.to_thread(generate_latest, registry)
+        return web.Response(body=body, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -188,9 +188,11 @@ class Pipeline:
         self._directory.sweep(self._clock(), forgiven_s)
 
     def refused(self, error: ServiceError) -> None:
-        """Count a request that never came as far as `open`."""
-        self._metrics.ended(outcome_of(error))
+        """Count and log a request that never came as far as `open`."""
+        outcome = outcome_of(error)
+        self._metrics.ended(outcome)
         self._metrics.refused(error)
+        _log.info("request_ended", outcome=outcome.value, reason=error.reason)
 
     def turned_away(self, error: ServiceError) -> None:
         """Count a refusal of something that is no request."""

@@ -5,7 +5,8 @@ be looked up is looked up when somebody asks (`refresh`), on the event loop that
 """
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
@@ -16,6 +17,7 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -43,9 +45,11 @@ class StreamMetrics:
     """Metrics of the streams, in a registry of their own so that tests see one service's only."""
 
     def __init__(self) -> None:
+        # Of every series it would make a second one, for when it began.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self._looked_up: list[tuple[Gauge, Callable[[], float]]] = []
-        self.tenants = BoundedLabels(MOST_TENANTS)
+        self.tenants = BoundedLabels(MOST_TENANTS + 1)  # and nobody
 
         def gauge(name: str, what: str) -> Gauge:
             return Gauge(f"tokenstream_{name}", what, registry=registry)
@@ -62,8 +66,6 @@ class StreamMetrics:
             "outcome",
             "tenant",
         )
-        self._seen: set[str] = set()
-        self._begin_tenant(_NOBODY)
         self._tokens = counter(
             "tokens_delivered_total",
             "Output tokens of requests that have ended that were handed to the wire.",
@@ -74,6 +76,8 @@ class StreamMetrics:
             "Prompt tokens of requests that had a token and have ended.",
             "tenant",
         )
+        # By label; looking a series up by its labels costs as much as counting three times.
+        self._of_tenants: dict[str, _Tenant] = {}
         self._messages = counter(
             "messages_total",
             "Messages with tokens, or a session's parts of one, of requests that have ended.",
@@ -133,6 +137,7 @@ class StreamMetrics:
             "buffered_bytes",
             "Memory of the tokens that streams keep for their readers.",
         )
+        self._tenant(_NOBODY)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
 
@@ -168,16 +173,13 @@ class StreamMetrics:
 
     def ended(self, outcome: Outcome, tenant: str = _NOBODY) -> None:
         """Count a request's end."""
-        label = self.tenants.of(tenant)
-        if label not in self._seen:
-            self._begin_tenant(label)
-        self._ended.labels(outcome.value, label).inc()
+        self._tenant(tenant).ended[outcome].inc()
 
     def delivered(self, tenant: str, prompt_tokens: int, tokens: int, messages: int) -> None:
         """Count what a request that had a token came to. `tokens` were delivered."""
-        label = self.tenants.of(tenant)
-        self._prompt_tokens.labels(label).inc(prompt_tokens)
-        self._tokens.labels(label).inc(tokens)
+        counts = self._tenant(tenant)
+        counts.prompt_tokens.inc(prompt_tokens)
+        counts.tokens.inc(tokens)
         if messages:
             self._messages.inc(messages)
             self.tokens_per_message.observe(tokens / messages)
@@ -197,11 +199,24 @@ class StreamMetrics:
             )
         )
 
-    def _begin_tenant(self, label: str) -> None:
-        """Have all of a tenant's outcomes, so that the first of a kind is seen as a change."""
-        self._seen.add(label)
-        for outcome in Outcome:
-            self._ended.labels(outcome.value, label)
+    def _tenant(self, tenant: str) -> "_Tenant":
+        """A tenant's series: all of them from the first on, so that a change is seen as one."""
+        label = self.tenants.of(tenant)
+        found = self._of_tenants.get(label)
+        if found is None:
+            found = self._of_tenants[label] = _Tenant(
+                {outcome: self._ended.labels(outcome.value, label) for outcome in Outcome},
+                self._prompt_tokens.labels(label),
+                self._tokens.labels(label),
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    ended: Mapping[Outcome, Counter]
+    prompt_tokens: Counter
+    tokens: Counter
 
 
 class _CountedElsewhere(Collector):

@@ -324,7 +324,10 @@ def test_plain_text_on_a_network_is_asked_for_by_name() -> None:
     with pytest.raises(ValidationError, match="--allow-plaintext"):
         GatewaySettings(listen="0.0.0.0:8080")
     assert GatewaySettings(listen="0.0.0.0:8080", allow_plaintext=True)
-    files = {"tls_certificate_file": Path(__file__), "tls_private_key_file": Path(__file__)}
+    files: dict[str, Any] = {
+        "tls_certificate_file": Path(__file__),
+        "tls_private_key_file": Path(__file__),
+    }
     assert GatewaySettings(listen="0.0.0.0:8080", **files).tls is not None
     with pytest.raises(ValidationError, match="contradict"):
         GatewaySettings(listen="0.0.0.0:8080", allow_plaintext=True, **files)

@@ -117,7 +117,8 @@ def test_elsewhere_there_are_keys_or_everybody_is_let_in_on_purpose(address: str
     assert error["loc"] == ()
     for word in (f"--listen {address}", "--api-keys-file", "--allow-anonymous"):
         assert word in error["msg"]
-    for known in ({"allow_anonymous": True}, {"api_keys_file": Path("keys")}):
+    ways: list[dict[str, Any]] = [{"allow_anonymous": True}, {"api_keys_file": Path("keys")}]
+    for known in ways:
         assert ServiceSettings(listen=address, allow_plaintext=True, **known).listen == address
 
 
@@ -128,7 +129,10 @@ def test_elsewhere_there_is_tls_or_plain_text_on_purpose(address: str) -> None:
     (error,) = refused.value.errors()
     for word in (f"--listen {address}", "--tls-certificate-file", "--allow-plaintext"):
         assert word in error["msg"]
-    files = {"tls_certificate_file": Path("c"), "tls_private_key_file": Path("k")}
+    files: dict[str, Any] = {
+        "tls_certificate_file": Path("c"),
+        "tls_private_key_file": Path("k"),
+    }
     assert ServiceSettings(listen=address, allow_anonymous=True, **files).listen == address
 
 

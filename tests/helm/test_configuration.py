@@ -177,7 +177,18 @@ def test_the_test_asks_the_way_that_the_command_line_takes() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        pytest.param(SETS["mutual"], id="mutual TLS"),
+        pytest.param(
+            with_values(
+                SETS["mutual"] | {"tests": {"apiKeySecret": {"name": "key"}}},
+                {
+                    "bridge": {
+                        "enabled": False,
+                        "upstream": {"clientCertificateSecretName": ""},
+                    }
+                },
+            ),
+            id="mutual TLS, and no certificate to show",
+        ),
         pytest.param(SETS["one-gpu"], id="keys, and none to call with"),
         pytest.param(with_values(OPEN, {"tests": {"enabled": False}}), id="switched off"),
     ],

@@ -69,3 +69,12 @@ def test_a_digest_goes_before_a_tag() -> None:
     values = OPEN | {"bridge": OPEN["bridge"] | {"image": image}}
     found = container(render(values), "bridge")["image"]
     assert found == "r.example.com/tokenstream-bridge@sha256:" + "ab" * 32
+
+
+def test_the_dashboard_is_shipped_for_grafanas_sidecar_to_find() -> None:
+    manifests = render(example(CHART / "examples" / "eight-gpus.yaml"))
+    shipped = the(manifests, "ConfigMap", "dashboards")
+    assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
+    assert files
+    assert shipped["data"] == files

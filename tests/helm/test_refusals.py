@@ -106,7 +106,7 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("service.resources.limits", {"nvidia.com/gpu": 1}), "say how many in service.gpu.count"),
     (at("service.cache", {"claimName": "a", "sizeLimit": "1Gi"}), "the claim has the size"),
     (at("config.service.low_mark", 256), "low_mark (256) must be below"),
-    (at("service.terminationGracePeriodSeconds", 146), "less than its drain takes: 147"),
+    (at("service.terminationGracePeriodSeconds", 151), "less than its drain takes: 152"),
     (at("bridge.terminationGracePeriodSeconds", 30), "less than its drain takes: 77"),
     (at("bridge.podDisruptionBudget.minAvailable", 1), "one of minAvailable and maxUnavailable"),
     (at("service.strategy.maxSurge", 0), "no rollout could begin"),

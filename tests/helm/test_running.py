@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.admission.callers import key_line, new_key
 from tests.helm.certificates import Authority
-from tests.helm.chart import OPEN, ROOT, Manifest, Values, render, the, with_values
+from tests.helm.chart import CHART, OPEN, ROOT, Manifest, Values, read, render, the, with_values
 from tests.helm.laid_out import LaidOut, Secrets, laid_out, laid_out_test
 
 PATIENCE_S = 30.0
@@ -139,6 +139,7 @@ def mutual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
                 "apiKeySecret": {"name": "key"},
             },
         },
+        "tests": {"apiKeySecret": {"name": "key"}},
     }
     with ExitStack() as stack:
         yield install(tmp_path_factory.mktemp("mutual"), values, secrets, stack)
@@ -241,6 +242,14 @@ def test_metrics_are_where_the_monitor_looks(release: Release, part: str) -> Non
     assert "tokenstream_" in answer.text
 
 
+def test_what_the_service_is_scaled_on_is_a_metric_of_its_own(plain: Release) -> None:
+    scaling = read((CHART / "values.yaml").read_text())[0]["service"]["autoscaling"]
+    port = plain.service.ports["metrics"]
+    said = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    for kind in ("keda", "hpa"):
+        assert f"# TYPE {scaling[kind]['metric']} gauge" in said
+
+
 def test_the_images_health_check_is_answered(release: Release) -> None:
     for process, command in ((release.service, "serve"), (release.bridge, "gateway")):
         asked = subprocess.run(
@@ -254,11 +263,7 @@ def test_the_images_health_check_is_answered(release: Release) -> None:
         assert asked.returncode == 0, asked.stderr
 
 
-@pytest.mark.parametrize("kind", ["plain", "encrypted"])
-def test_helm_test_streams_a_generation(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    release: Release = request.getfixturevalue(kind)
+def test_helm_test_streams_a_generation(release: Release, tmp_path: Path) -> None:
     pod = laid_out_test(release.manifests, tmp_path, release.secrets)
     pod.environment["TOKENSTREAM_SERVER"] = pod.environment["TOKENSTREAM_SERVER"].replace(
         SERVICE_HOST, "127.0.0.1"

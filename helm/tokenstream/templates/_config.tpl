@@ -127,8 +127,8 @@ gateway:
 {{- $values := .Values -}}
 {{- $encrypted := include "tokenstream.upstreamTls" . -}}
 {{- $keys := ternary $values.auth.apiKeysSecret.name $values.bridge.upstream.apiKeySecret.name $values.service.enabled -}}
-{{- $mutual := or (and $values.service.enabled $values.service.tls.clientCaKey) $values.bridge.upstream.clientCertificateSecretName -}}
-{{- if and $values.tests.enabled (not $mutual) (or (not $keys) (and $encrypted $values.tests.apiKeySecret.name)) -}}
+{{- $asked := and $values.service.enabled $values.service.tls.clientCaKey (not $values.bridge.upstream.clientCertificateSecretName) -}}
+{{- if and $values.tests.enabled (not $asked) (or (not $keys) (and $encrypted $values.tests.apiKeySecret.name)) -}}
 true
 {{- end -}}
 {{- end -}}

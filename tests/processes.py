@@ -81,7 +81,9 @@ async def running(
         await process.wait()
 
 
-def service(log: Path, step_s: float = 0.005, /, **settings: str) -> AbstractAsyncContextManager[Part]:
+def service(
+    log: Path, step_s: float = 0.005, /, **settings: str
+) -> AbstractAsyncContextManager[Part]:
     """The service over the scripted engine, on a free port unless `listen` names one."""
     settings = {"listen": f"127.0.0.1:{free_port()}"} | settings
     return running(SERVICE, log, "TOKENSTREAM_", settings, SCRIPTED_STEP_S=str(step_s))

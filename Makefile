@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test soak bench bench-idle bench-scheduler lint format gen lock demo-model screenshot clean
+.PHONY: help setup serve test soak bench bench-idle bench-scheduler lint format gen lock demo-model dashboard screenshot clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ lock: ## Resolve requirements/*.lock anew
 
 demo-model: setup ## Train the demo model anew (about a quarter of an hour)
 	@$(PYTHON) -m demo_model.train
+
+dashboard: setup ## Make the chart's Grafana dashboard anew
+	@$(PYTHON) scripts/dashboard.py
 
 screenshot: setup ## Take pictures of the page while `make serve` runs elsewhere, into docs/images
 	@scripts/test-tools

@@ -112,6 +112,7 @@ def bridge(setup: Setup, *flags: str) -> Iterator[Server]:
         command = [
             *(sys.executable, "-m", "tokenstream_cli.main", "gateway"),
             *("--listen", address, "--upstream", behind.address),
+            *("--log-level", "error"),
             *flags,
         ]
         with started(command, _ENVIRONMENT, setup.log) as process:

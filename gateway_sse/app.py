@@ -1,6 +1,7 @@
 """The bridge's composition root: the application."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from gateway_sse.metrics import GatewayMetrics
 from gateway_sse.native import routes as native
 from gateway_sse.native import websocket
 from gateway_sse.openai import routes as openai
+from gateway_sse.request_log import logged
 from gateway_sse.streaming.open_streams import OpenStreams
 from tokenstream_client import AsyncClient, ClientOptions, Tls
 
@@ -29,7 +31,7 @@ def create_app(
     metrics.watch(lambda: len(streams), lambda: streams.lingering)
     first = [] if slow_senders is None else [slow_senders.middleware]
     app = web.Application(
-        middlewares=[*first, errors_answered, ClientLimit().middleware],
+        middlewares=[*first, logged, errors_answered, ClientLimit().middleware],
         client_max_size=settings.max_body_bytes,
     )
 
@@ -63,19 +65,26 @@ async def _without_versions(_: web.Request, response: web.StreamResponse) -> Non
 def connect(settings: GatewaySettings) -> AsyncClient:
     """Make the client: one session for all callers, resumed without their noticing.
 
-    Raises OSError if the authorities' file cannot be read, ValueError for a key that no header
-    can carry.
+    Raises OSError if a file of TLS cannot be read, ValueError for a key that no header can carry.
     """
-    tls: Tls | bool = settings.upstream_tls
-    if settings.upstream_ca_file is not None:
-        tls = Tls(root_certificates=settings.upstream_ca_file.read_bytes())
+    tls: Tls | None = None
+    if settings.upstream_encrypted:
+        tls = Tls(
+            root_certificates=_content(settings.upstream_ca_file),
+            private_key=_content(settings.upstream_private_key_file),
+            certificate_chain=_content(settings.upstream_certificate_file),
+        )
     return AsyncClient(
         settings.upstream,
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        tls=tls,
+        tls=tls or False,
         options=ClientOptions(
             # A refusal is the caller's to know, with the time to come back.
             max_attempts=1,
             allow_plaintext_keys=settings.allow_plaintext_keys,
         ),
     )
+
+
+def _content(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

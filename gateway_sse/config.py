@@ -1,6 +1,6 @@
 """The bridge's settings: from the environment, or from what the command line passes on."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway_sse.tls import TlsFiles
 from tokenstream_client.channel import is_local
 
 
@@ -54,6 +55,14 @@ class GatewaySettings(BaseSettings):
         default=None,
         description="PEM file of the authorities that vouch for the service; implies upstream_tls",
     )
+    upstream_certificate_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the bridge's own certificate and its chain, where the service asks"
+        " for one (mutual TLS); implies upstream_tls",
+    )
+    upstream_private_key_file: FilePath | None = Field(
+        default=None, description="PEM file of that certificate's private key"
+    )
     api_key: SecretStr | None = Field(
         default=None,
         description="API key for callers that send none; theirs (Authorization: Bearer) go first."
@@ -66,6 +75,22 @@ class GatewaySettings(BaseSettings):
     listen: Annotated[str, AfterValidator(_host_and_port)] = Field(
         default="127.0.0.1:8080",
         description="host:port of the HTTP server; port 0 takes a free one",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="serve without TLS also on addresses other than loopback: where something else"
+        " encrypts, such as an ingress, or nobody listens in",
+    )
+    tls_certificate_file: FilePath | None = Field(
+        default=None, description="PEM file of the bridge's certificate and its chain, for HTTPS"
+    )
+    tls_private_key_file: FilePath | None = Field(
+        default=None, description="PEM file of that certificate's private key, without a passphrase"
+    )
+    tls_client_ca_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of authorities; with it only clients whose certificate one of them"
+        " signed can connect",
     )
     max_body_bytes: int = Field(
         default=1024 * 1024,
@@ -120,12 +145,27 @@ class GatewaySettings(BaseSettings):
         " by commas; default: only pages of the gateway's own origin",
     )
     metrics_listen: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
-        default=None, description="host:port of Prometheus metrics; none without it"
+        default=None,
+        description="host:port for Prometheus metrics, /healthz and /readyz in plain HTTP; none"
+        " without it",
+    )
+    drain_wait_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds between saying not ready and refusing new answers when stopping, for"
+        " those who send them here to notice; 0: at once",
     )
     drain_grace_s: float = Field(
         default=20.0,
         ge=0,
         description="seconds that running streams get to finish when stopping",
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="form of log lines"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least important log lines to write"
     )
 
     @field_validator("cors_origins", mode="before")
@@ -138,13 +178,60 @@ class GatewaySettings(BaseSettings):
 
     @model_validator(mode="after")
     def _key_is_safe(self) -> Self:
-        encrypted = self.upstream_tls or self.upstream_ca_file is not None
-        if self.api_key and not (encrypted or self.allow_plaintext_keys or is_local(self.upstream)):
+        if self.api_key and not (
+            self.upstream_encrypted or self.allow_plaintext_keys or is_local(self.upstream)
+        ):
             raise ValueError(
                 f"api_key would go to {self.upstream} unencrypted: set upstream_tls,"
                 " or allow_plaintext_keys where something else encrypts"
             )
         return self
+
+    @model_validator(mode="after")
+    def _files_belong_together(self) -> Self:
+        for side in ("tls", "upstream"):
+            certificate, key = (
+                getattr(self, f"{side}_{part}_file") for part in ("certificate", "private_key")
+            )
+            if (certificate is None) != (key is None):
+                raise ValueError(f"{side}_certificate_file and {side}_private_key_file go together")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError(
+                "tls_client_ca_file needs tls_certificate_file and tls_private_key_file"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_travels_in_clear_unasked(self) -> Self:
+        if self.allow_plaintext and self.tls_certificate_file is not None:
+            raise ValueError(
+                "tls_certificate_file and allow_plaintext contradict each other: leave one out"
+            )
+        if self.tls is None and not self.allow_plaintext and not is_local(self.listen):
+            raise ValueError(
+                f"--listen {self.listen} can be reached from other machines, and without TLS"
+                " whoever is in between can read along: give --tls-certificate-file and"
+                " --tls-private-key-file, or --allow-plaintext where something else encrypts"
+            )
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of HTTPS; None: plain HTTP."""
+        if self.tls_certificate_file is None or self.tls_private_key_file is None:
+            return None
+        return TlsFiles(
+            self.tls_certificate_file, self.tls_private_key_file, self.tls_client_ca_file
+        )
+
+    @property
+    def upstream_encrypted(self) -> bool:
+        """Whether the connection to the service has TLS."""
+        return (
+            self.upstream_tls
+            or self.upstream_ca_file is not None
+            or self.upstream_certificate_file is not None
+        )
 
     @property
     def host(self) -> str:

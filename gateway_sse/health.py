@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from gateway_sse.bridge import bridge_of
+from gateway_sse.bridge import Bridge, bridge_of
 from gateway_sse.json_response import json_response
 
 
@@ -18,7 +18,11 @@ async def healthz(_: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Tell whether the service behind takes requests, and this process does."""
-    bridge = bridge_of(request)
-    if not bridge.streams.draining and await bridge.client.is_ready():
+    if await is_ready(bridge_of(request)):
         return json_response({"status": "ready"})
     return json_response({"status": "not ready"}, status=503)
+
+
+async def is_ready(bridge: Bridge) -> bool:
+    """Return whether answers can be had here."""
+    return not bridge.streams.draining and await bridge.client.is_ready()

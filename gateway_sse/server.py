@@ -7,25 +7,28 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
-from wsgiref.simple_server import WSGIServer
 
 import uvloop
 from aiohttp import web
-from prometheus_client import start_http_server
 
+from gateway_sse import logs
 from gateway_sse.app import create_app
-from gateway_sse.bridge import BRIDGE
+from gateway_sse.bridge import BRIDGE, Bridge
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import SlowSenders
 from gateway_sse.doors.malformed import keep_out_of_the_log
+from gateway_sse.health import is_ready
+from gateway_sse.metrics_port import metrics_port
 from gateway_sse.streaming.open_streams import OpenStreams
+from gateway_sse.tls import TlsFilesError, server_context
 
 _log = logging.getLogger("tokenstream.gateway")
 
-_LOG_FORMAT: Final = "%(asctime)s [%(levelname)s] %(message)s"
-_PORT_TAKEN: Final = 1
+_CANNOT_START: Final = 1
 # For answers that were let go to write their last bytes.
 _LAST_WORDS_S: Final = 2.0
 _LINE_BYTES: Final = 32 * 1024  # a GET has its prompt in there
@@ -35,6 +38,7 @@ _BACKLOG: Final = 2048
 # and a whole answer would count as read.
 _SEND_BUFFER_BYTES: Final = 16 * 1024
 _IDLE_S: Final = 75.0
+_PROBE_EVERY_S: Final = 0.1
 
 
 def main(settings: GatewaySettings) -> int:
@@ -44,6 +48,7 @@ def main(settings: GatewaySettings) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+    logs.configure(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings))
 
@@ -51,12 +56,11 @@ def main(settings: GatewaySettings) -> int:
 async def serve(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; return the process's exit status.
 
-    The first signal stops accepting and lets running streams finish within the grace; a second
-    one, or the grace's end, lets them go: clients that can are told to go on elsewhere, others get
-    an error. Status 0 after that, 1 if a port cannot be taken.
+    The first signal makes it say that it is not ready, and wait for whoever sends requests here to
+    notice; then it refuses new ones and lets running streams finish within the grace. A second one,
+    or the grace's end, lets them go: clients that can are told to go on elsewhere, others get an
+    error. Status 0 after that, 1 if a port cannot be taken or a file of TLS not be used.
     """
-    # Does nothing where the process has its own logging already.
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     try:
         listener = bind(settings)
     except OSError as error:
@@ -70,6 +74,7 @@ async def serve(settings: GatewaySettings) -> int:
         stop.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, on_signal)
@@ -77,6 +82,9 @@ async def serve(settings: GatewaySettings) -> int:
         await serve_on(listener, settings, streams, stop)
     except _MetricsPortTaken as taken:
         return _cannot_listen(settings.metrics_listen or "", taken.cause)
+    except TlsFilesError as error:
+        print(f"tokenstream gateway: {error}", file=sys.stderr)
+        return _CANNOT_START
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
@@ -100,8 +108,16 @@ def bind(settings: GatewaySettings) -> socket.socket:
 async def serve_on(
     listener: socket.socket, settings: GatewaySettings, streams: OpenStreams, stop: asyncio.Event
 ) -> None:
-    """Serve on a bound socket until `stop` is set and what then runs has ended."""
+    """Serve on a bound socket until `stop` is set and what then runs has ended.
+
+    Raises `TlsFilesError`.
+    """
     keep_out_of_the_log()
+    try:
+        encryption = None if settings.tls is None else server_context(settings.tls)
+    except TlsFilesError:
+        listener.close()
+        raise
     slow_senders = SlowSenders(settings.body_timeout_s)
     app = create_app(settings, streams, slow_senders)
     runner = web.AppRunner(
@@ -117,29 +133,46 @@ async def serve_on(
     )
     await runner.setup()
     server: asyncio.Server | None = None
-    metrics: WSGIServer | None = None
-    try:
-        assert runner.server is not None
-        metrics = _serve_metrics(settings, app)
-        loop = asyncio.get_running_loop()
-        make = partial(_protocol, runner.server)
-        server = await loop.create_server(slow_senders.watched(make), sock=listener)
-        host, port = listener.getsockname()[:2]
-        _log.info("gateway listening on http://%s:%d, upstream %s", host, port, settings.upstream)
-        await stop.wait()
-        streams.draining = True
-        server.close()
-        _log.info("gateway stopping, %d streams open", len(streams))
-        await _until_empty(streams, settings.drain_grace_s)
-    finally:
-        if server is not None:
-            server.close()
-        streams.cut()
-        await _until_empty(streams, _LAST_WORDS_S)
-        await runner.cleanup()
-        if metrics is not None:
-            await asyncio.to_thread(metrics.shutdown)
-            metrics.server_close()
+    async with AsyncExitStack() as beside:
+        try:
+            assert runner.server is not None
+            await _serve_metrics(settings, app[BRIDGE], runner, beside)
+            make = partial(_protocol, runner.server)
+            server = await asyncio.get_running_loop().create_server(
+                slow_senders.watched(make),
+                sock=listener,
+                ssl=encryption,
+                ssl_handshake_timeout=None if encryption is None else settings.body_timeout_s,
+                ssl_shutdown_timeout=None if encryption is None else _LAST_WORDS_S,
+            )
+            host, port = listener.getsockname()[:2]
+            url = f"{'http' if encryption is None else 'https'}://{host}:{port}"
+            _log.info("gateway listening on %s, upstream %s", url, settings.upstream)
+            await stop.wait()
+            await _drain(settings, streams)
+        finally:
+            streams.refusing = True
+            streams.cut()
+            await _until_empty(streams, _LAST_WORDS_S)
+            if server is not None:
+                server.close()
+            await runner.cleanup()
+
+
+async def _drain(settings: GatewaySettings, streams: OpenStreams) -> None:
+    """Say that no more answers are to be sent here; then take no more, and let those that run end.
+
+    The port stays open: who comes is told where it stands, health checks too.
+    """
+    streams.draining = True
+    if settings.drain_wait_s and not streams.was_cut.is_set():
+        _log.info("gateway not ready, stopping in %g s", settings.drain_wait_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_wait_s):
+                await streams.was_cut.wait()
+    streams.refusing = True
+    _log.info("gateway stopping, %d streams open", len(streams))
+    await _until_empty(streams, settings.drain_grace_s)
 
 
 async def _until_empty(streams: OpenStreams, seconds: float) -> None:
@@ -160,16 +193,38 @@ class _MetricsPortTaken(Exception):
         self.cause = cause
 
 
-def _serve_metrics(settings: GatewaySettings, app: web.Application) -> WSGIServer | None:
+async def _serve_metrics(
+    settings: GatewaySettings, bridge: Bridge, runner: web.AppRunner, beside: AsyncExitStack
+) -> None:
+    """Serve metrics and measure until `beside` is left. Raises `_MetricsPortTaken`."""
     if settings.metrics_listen is None:
-        return None
-    host, _, port = settings.metrics_listen.rpartition(":")
-    registry = app[BRIDGE].metrics.registry
+        return
+    metrics = bridge.metrics
+
+    def refresh() -> None:
+        connections = [] if runner.server is None else runner.server.connections
+        transports = [c.transport for c in connections]
+        metrics.refresh(t.get_write_buffer_size() for t in transports if t is not None)
+
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+        await beside.enter_async_context(
+            metrics_port(
+                settings.metrics_listen, metrics.registry, refresh, lambda: is_ready(bridge)
+            )
+        )
     except OSError as error:
         raise _MetricsPortTaken(error) from error
-    return server
+    probing = asyncio.create_task(_probe_event_loop(metrics.event_loop_lag.observe))
+    beside.callback(probing.cancel)
+
+
+async def _probe_event_loop(observe: Callable[[float], None]) -> None:
+    """Measure for ever how late the event loop comes round, in seconds."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _PROBE_EVERY_S
+        await asyncio.sleep(_PROBE_EVERY_S)
+        observe(max(0.0, loop.time() - due))
 
 
 def _cannot_listen(address: str, error: OSError) -> int:
@@ -177,4 +232,4 @@ def _cannot_listen(address: str, error: OSError) -> int:
     number = error.errno or 0
     cause = os.strerror(number) if number > 0 else error.strerror
     print(f"tokenstream gateway: cannot listen on {address}: {cause}", file=sys.stderr)
-    return _PORT_TAKEN
+    return _CANNOT_START

@@ -14,7 +14,9 @@ def _main() -> int:
     except ValidationError as error:
         for wrong in error.errors():
             name = ".".join(map(str, wrong["loc"])).upper()
-            print(f"TOKENSTREAM_{name}: {wrong['msg']}", file=sys.stderr)
+            # Several settings together: the message names them.
+            where = f"TOKENSTREAM_{name}" if name else "tokenstream serve"
+            print(f"{where}: {wrong['msg']}", file=sys.stderr)
         return ExitStatus.CANNOT_START
     return main(settings)
 

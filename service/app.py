@@ -1,8 +1,9 @@
 """The composition root: makes the parts, starts them in order, stops them in the reverse order.
 
 Start: listen (health says NOT_SERVING) → engine → demultiplexer → gate open, SERVING.
-Stop (SIGTERM, SIGINT, or the engine's death): NOT_SERVING and gate shut → running streams finish,
-within the grace → the rest get UNAVAILABLE → server → engine. A second signal ends the grace.
+Stop (SIGTERM, SIGINT): NOT_SERVING → a wait, in which new streams are still taken from those who
+have not noticed → gate shut → running streams finish, within the grace → the rest get UNAVAILABLE →
+server → engine. A second signal ends wait and grace. The engine's death: the same without the wait.
 """
 
 import asyncio
@@ -11,12 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from enum import IntEnum
 
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from service.admission.callers import KeyFileError
 from service.admission.gate import Gate
@@ -26,6 +26,7 @@ from service.demux.demultiplexer import Demultiplexer
 from service.demux.flush_timer import FlushTimer, probe_event_loop
 from service.demux.reader_progress import ReaderProgress
 from service.directory import Directory
+from service.domain import EngineFigures
 from service.engine.protocol import EngineClient
 from service.errors import EngineDead, EngineStartFailed, ServiceStopping, Unavailable
 from service.pipeline import Limits, Pipeline
@@ -66,6 +67,8 @@ class Service:
         self.demultiplexer = Demultiplexer(engine)
         self.progress = ReaderProgress(engine)
         self.metrics.watch_scheduler(lambda: self.progress.report)
+        self.metrics.watch_engine(self._figures)
+        self.metrics.watch(self.metrics.ready, lambda: self.ready)
         self.directory = Directory(settings.stall_limit_s, settings.max_retained_streams)
         self.grid = DelayGrid(time.monotonic)
         self.pipeline = Pipeline(
@@ -90,12 +93,13 @@ class Service:
         self.generation_servicer = GenerationServicer(
             self.pipeline, authenticator, settings.max_sessions
         )
-        self.metrics.sessions.set_function(lambda: self.generation_servicer.sessions_open)
+        self.metrics.watch(self.metrics.sessions, lambda: self.generation_servicer.sessions_open)
         self.server = Server(
             self.generation_servicer,
             ModelServicer(engine, self.gate, authenticator, settings.max_request_bytes),
             settings.max_request_bytes,
         )
+        self.ready = False  # health says SERVING
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
 
@@ -131,6 +135,8 @@ class Service:
             try:
                 self.gate.open()
                 await self.server.serving()
+                self.ready = True
+                self.metrics.tell_build(self.engine.build, self.engine.model.id)
                 ready(port)
                 await _first(self._stop.wait(), self.demultiplexer.died.wait())
                 died = self.demultiplexer.died.is_set()
@@ -150,6 +156,17 @@ class Service:
             finally:
                 _log.info("stopping_engine")
                 await self.engine.stop()
+
+    def _figures(self) -> EngineFigures:
+        if not (ranks := tuple(self.engine.ranks())):
+            return EngineFigures("")
+        counts = self.demultiplexer.router.counts
+        return EngineFigures(
+            self.engine.model.id,
+            ranks,
+            self.progress.report.preemptions,
+            counts.tokens_routed + counts.tokens_for_nobody,
+        )
 
     def _observe_loop(self, lag_s: float, busy: float) -> None:
         self.grid.adaptive.observe(lag_s, busy)
@@ -196,9 +213,15 @@ class Service:
             await asyncio.sleep(_READERS_EVERY_S)
 
     async def _drain(self, because: type[Unavailable]) -> None:
-        self.gate.stop(because)
+        wait_s, grace_s = self.settings.drain_wait_s, self.settings.drain_grace_s
+        self.ready = False
         await self.server.draining()
-        grace_s = self.settings.drain_grace_s
+        if because is ServiceStopping and wait_s:
+            _log.info("not_serving", streams=self.gate.held, wait_s=wait_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await _first(self._stop_at_once.wait(), self.demultiplexer.died.wait())
+        self.gate.stop(because)
         _log.info("draining", streams=self.gate.held, grace_s=grace_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
@@ -261,12 +284,9 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
     if settings.keys_travel_in_clear:
         _log.warning("api_keys_without_tls", listen=settings.listen)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logging.unexpected)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
-    try:
-        _serve_metrics(settings, service)
-    except OSError as error:
-        return _cannot_start(f"cannot listen on {settings.metrics_listen}: {error.strerror}")
 
     def ready(port: int) -> None:
         host = settings.listen.rpartition(":")[0]
@@ -274,7 +294,13 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
         _log.info("serving", address=f"{host}:{port}", model=engine.model.id)
 
     try:
-        return await service.run(ready)
+        async with AsyncExitStack() as beside:
+            try:
+                await _serve_metrics(settings, service, beside)
+            except OSError as error:
+                where = settings.metrics_listen
+                return _cannot_start(f"cannot listen on {where}: {error.strerror}")
+            return await service.run(ready)
     except (CannotListenError, TlsFilesError, EngineStartFailed) as error:
         return _cannot_start(str(error))
     finally:
@@ -292,10 +318,23 @@ def _spare_long_lived_objects() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
-def _serve_metrics(settings: ServiceSettings, service: Service) -> None:
-    if settings.metrics_listen is not None:
-        host, _, port = settings.metrics_listen.rpartition(":")
-        start_http_server(int(port), host.strip("[]"), service.metrics.registry)
+async def _serve_metrics(
+    settings: ServiceSettings, service: Service, beside: AsyncExitStack
+) -> None:
+    """Serve metrics until `beside` is left. Raises OSError."""
+    if settings.metrics_listen is None:
+        return
+
+    # Loads an HTTP server, which nobody else needs here.
+    from service.telemetry.metrics_port import metrics_port
+
+    async def is_ready() -> bool:
+        return service.ready
+
+    metrics = service.metrics
+    await beside.enter_async_context(
+        metrics_port(settings.metrics_listen, metrics.registry, metrics.refresh, is_ready)
+    )
 
 
 def _cannot_start(why: str) -> ExitStatus:
@@ -315,6 +354,7 @@ def main(settings: ServiceSettings) -> int:
         settings.engine_log_level,
         demo_model.path(),
         settings.scheduler_settings,
+        tells_figures=settings.metrics_listen is not None,
     )
     new_loop = uvloop.new_event_loop if settings.event_loop == "uvloop" else None
     with asyncio.Runner(loop_factory=new_loop) as runner:

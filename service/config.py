@@ -63,6 +63,11 @@ class ServiceSettings(BaseSettings):
         default=False,
         description="serve without keys also on addresses other than loopback",
     )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="serve without TLS also on addresses other than loopback: where something else"
+        " encrypts, or nobody listens in",
+    )
     tls_certificate_file: Path | None = Field(
         default=None, description="PEM file of the server's certificate and its chain, for TLS"
     )
@@ -115,6 +120,13 @@ class ServiceSettings(BaseSettings):
     max_request_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="largest request message in bytes"
     )
+    drain_wait_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds between saying NOT_SERVING and refusing new streams when stopping, for"
+        " those who send them here to notice; 0: at once",
+    )
     drain_grace_s: float = Field(
         default=30.0, ge=0, description="seconds that running streams get to finish when stopping"
     )
@@ -143,7 +155,9 @@ class ServiceSettings(BaseSettings):
         description="most finished streams kept to be read again; the oldest go first",
     )
     metrics_listen: Address | None = Field(
-        default=None, description="host:port for Prometheus metrics over HTTP; none by default"
+        default=None,
+        description="host:port for Prometheus metrics, /healthz and /readyz over HTTP; none by"
+        " default",
     )
     event_loop: Literal["uvloop", "asyncio"] = Field(
         default="uvloop", description="what the service's event loop is made by"
@@ -220,5 +234,23 @@ class ServiceSettings(BaseSettings):
                 f"--listen {self.listen} can be reached from other machines, and without keys"
                 " whoever reaches it is served: give --api-keys-file FILE (`tokenstream keys add`"
                 " makes one), or --allow-anonymous if that is what you want"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_travels_in_clear_unasked(self) -> Self:
+        if self.allow_plaintext and self.tls_certificate_file is not None:
+            raise ValueError(
+                "--tls-certificate-file and --allow-plaintext contradict each other: leave one out"
+            )
+        if (
+            self.tls_certificate_file is None
+            and not self.allow_plaintext
+            and not is_loopback(self.listen)
+        ):
+            raise ValueError(
+                f"--listen {self.listen} can be reached from other machines, and without TLS"
+                " whoever is in between can read along: give --tls-certificate-file and"
+                " --tls-private-key-file, or --allow-plaintext where something else encrypts"
             )
         return self

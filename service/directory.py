@@ -16,6 +16,7 @@ is being read then is read to its end, but not found again.
 """
 
 from collections import defaultdict
+from itertools import chain
 
 from service.choices import all_settled, waits_for_another
 from service.errors import StreamNotFound, StreamStalled
@@ -35,6 +36,7 @@ class Directory:
         self._retained_count = 0
         self._outgoing: list[Generation] = []
         self._looked_at: float | None = None
+        self.readers_stalled = 0  # since the start
 
     def __len__(self) -> int:
         """Streams in it, settled ones included."""
@@ -48,6 +50,19 @@ class Directory:
             for g in self._running.values()
             if g.stream is not None
         )
+
+    @property
+    def with_tokens(self) -> int:
+        """Running streams that have had a token."""
+        streams = (g.stream for g in self._running.values())
+        return sum(1 for s in streams if s is not None and s.first_token_at is not None)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the tokens that streams keep; their log-probabilities are not in it."""
+        retained = (g for of_one in self._retained.values() for g in of_one.values())
+        streams = (g.stream for g in chain(self._running.values(), retained))
+        return sum(s.tokens.itemsize * len(s.tokens) for s in streams if s is not None)
 
     @property
     def credit_in_flight(self) -> int:
@@ -141,5 +156,6 @@ class Directory:
         if reader is None:
             return generation.expires_at is not None and now >= generation.expires_at
         if reader.stalled(now, self._stall_limit_s, forgiven_s):
+            self.readers_stalled += 1
             reader.break_off(StreamStalled(self._stall_limit_s))
         return False

@@ -277,6 +277,35 @@ class SchedulerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineRank:
+    """What one engine of data parallelism told last, and counts since the start.
+
+    `running`: requests in the batches, parked ones included; `waiting` for room, `deferred` for
+    something else. `kv_cache_usage`: 0 to 1. Prefix cache in prompt tokens.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    deferred: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What is known of the engine's work. `ranks`: empty if it tells nothing."""
+
+    model: str
+    ranks: tuple[EngineRank, ...] = ()
+    preemptions: int = 0
+    generation_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of prompt, of output, and of the prompt that the prefix cache had."""
 

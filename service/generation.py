@@ -70,6 +70,7 @@ class Generation:
         "expires_at",
         "held",
         "known",
+        "messages",
         "model",
         "outcome",
         "prompt_tokens",
@@ -113,6 +114,7 @@ class Generation:
         self.reader: StreamReader | None = None
         self.stream: TokenStream | None = None
         self.delivered = 0  # tokens that some reader has taken
+        self.messages = 0  # in which all readers have taken theirs
         self.expires_at: float | None = None
         self.rules = StopRules()
         self._clock = clock
@@ -146,6 +148,18 @@ class Generation:
         """From its arrival to its first token; None while there is none."""
         first = None if self.stream is None else self.stream.first_token_at
         return None if first is None else first - self.arrived
+
+    @property
+    def inter_token_s(self) -> float | None:
+        """Mean time between its tokens; None unless the engine ended it after two or more."""
+        stream = self.stream
+        if stream is None or stream.first_token_at is None or stream.count < 2:
+            return None
+        if stream.ended_at is None or stream.finish is None:
+            return None
+        if stream.finish.reason is FinishReason.CANCELLED:
+            return None  # its last token came some time before
+        return (stream.ended_at - stream.first_token_at) / (stream.count - 1)
 
     def opened(
         self, model: str, rendered: RenderedRequest, stream: TokenStream, time_to_live_s: float
@@ -252,6 +266,8 @@ class Generation:
 
     def _note_progress(self, reader: StreamReader) -> None:
         self.delivered = max(self.delivered, reader.position)
+        self.messages += reader.messages
+        reader.messages = 0
 
     def _outcome_of_stream(self) -> Outcome:
         assert self.stream is not None

@@ -81,12 +81,25 @@ class Pipeline:
         self._limits = limits
         self._progress = progress
         self._clock = clock
-        metrics.running.set_function(lambda: gate.held)
-        metrics.tokens_ahead.set_function(lambda: directory.tokens_ahead)
-        metrics.credit_in_flight.set_function(lambda: directory.credit_in_flight)
-        metrics.detached.set_function(lambda: directory.detached)
-        metrics.retained.set_function(lambda: directory.retained)
-        metrics.adaptive_delay.set_function(lambda: grid.adaptive.delay_ms / 1000)
+        metrics.watch(metrics.running, lambda: gate.held)
+        metrics.watch(metrics.limit, lambda: gate.limit)
+        metrics.watch(metrics.queued, lambda: max(0, gate.held - directory.with_tokens))
+        metrics.watch(metrics.tokens_ahead, lambda: directory.tokens_ahead)
+        metrics.watch(metrics.credit_in_flight, lambda: directory.credit_in_flight)
+        metrics.watch(metrics.buffered_bytes, lambda: directory.buffered_bytes)
+        metrics.watch(metrics.detached, lambda: directory.detached)
+        metrics.watch(metrics.retained, lambda: directory.retained)
+        metrics.watch(metrics.adaptive_delay, lambda: grid.adaptive.delay_ms / 1000)
+        metrics.watch_count(
+            "tokens_for_nobody_total",
+            "Tokens that the engine brought for streams that had ended.",
+            lambda: demultiplexer.router.counts.tokens_for_nobody,
+        )
+        metrics.watch_count(
+            "readers_stalled_total",
+            "Readers that were ended because they took nothing for the stall limit.",
+            lambda: directory.readers_stalled,
+        )
 
     async def open(
         self, request: GenerationRequest, tenant: str, remaining_s: float | None = None
@@ -142,9 +155,15 @@ class Pipeline:
         tag: int = 0,
     ) -> tuple[Generation, StreamReader]:
         """Read a stream on, from a token index. Raises `StreamNotFound`, `PositionOutOfRange`."""
-        validation.check_resume(delivery)
-        generation = self._directory.find(stream_id, tenant)
-        reader = generation.read(self._grid, sink, position=position, delivery=delivery, tag=tag)
+        try:
+            validation.check_resume(delivery)
+            generation = self._directory.find(stream_id, tenant)
+            reader = generation.read(
+                self._grid, sink, position=position, delivery=delivery, tag=tag
+            )
+        except ServiceError as error:
+            self._metrics.refused(error)
+            raise
         return generation, reader
 
     def read(self, generation: Generation, sink: Sink, tag: int = 0) -> StreamReader:
@@ -169,8 +188,15 @@ class Pipeline:
         self._directory.sweep(self._clock(), forgiven_s)
 
     def refused(self, error: ServiceError) -> None:
-        """Count a request that never came as far as `open`."""
-        self._metrics.ended.labels(outcome_of(error).value).inc()
+        """Count and log a request that never came as far as `open`."""
+        outcome = outcome_of(error)
+        self._metrics.ended(outcome)
+        self._metrics.refused(error)
+        _log.info("request_ended", outcome=outcome.value, reason=error.reason)
+
+    def turned_away(self, error: ServiceError) -> None:
+        """Count a refusal of something that is no request."""
+        self._metrics.refused(error)
 
     async def _render(self, generation: Generation, request: GenerationRequest) -> RenderedRequest:
         deadline = generation.deadline
@@ -268,6 +294,7 @@ class Pipeline:
         try:
             yield
         except ServiceError as error:
+            self._metrics.refused(error)
             self._settle_all(generation, outcome_of(error))
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -288,23 +315,33 @@ class Pipeline:
         self._directory.settled(generation)
         assert generation.outcome is not None
         first_token_s = generation.time_to_first_token_s
-        self._metrics.ended.labels(generation.outcome.value).inc()
-        self._metrics.tokens.inc(generation.delivered)
+        metrics, tenant = self._metrics, generation.tenant
+        metrics.ended(generation.outcome, tenant)
+        inter_token_s = generation.inter_token_s
+        total_s = generation.settled_at - generation.arrived
         if first_token_s is not None:
-            self._metrics.time_to_first_token.observe(first_token_s)
+            metrics.time_to_first_token.observe(first_token_s)
+            metrics.request_duration.observe(total_s)
+            metrics.delivered(
+                tenant, generation.prompt_tokens, generation.delivered, generation.messages
+            )
+        if inter_token_s is not None:
+            metrics.inter_token.observe(inter_token_s)
         log = _log.bind(choice=generation.choice_index) if generation.choices else _log
         log.info(
             "request_ended",
             stream=generation.stream_id[:_ID_IN_LOG],
-            tenant=generation.tenant,
+            tenant=tenant,
             client_request_id=generation.client_request_id[:128],
             trace_id=generation.trace_id,
             outcome=generation.outcome.value,
             prompt_tokens=generation.prompt_tokens,
             output_tokens=0 if generation.stream is None else generation.stream.count,
             delivered_tokens=generation.delivered,
+            messages=generation.messages,
             first_token_s=_rounded(first_token_s),
-            total_s=_rounded(generation.settled_at - generation.arrived),
+            inter_token_s=_rounded(inter_token_s),
+            total_s=_rounded(total_s),
         )
 
 

@@ -45,6 +45,8 @@ class GenerateSettings:
     api_key: str | None
     tls: bool
     ca_file: Path | None
+    certificate_file: Path | None
+    private_key_file: Path | None
     timeout: float | None
     as_json: bool
     options: GenerateOptions
@@ -73,6 +75,10 @@ def _parse(
     ),
     tls: bool = typer.Option(False, "--tls", help="Encrypt; the service needs a certificate."),
     ca_file: Path | None = _option("PEM file of who vouches for the service; implies --tls."),
+    certificate_file: Path | None = _option(
+        "PEM file of your own certificate, for a service that asks for one; implies --tls."
+    ),
+    private_key_file: Path | None = _option("PEM file of that certificate's private key."),
     as_json: bool = typer.Option(False, "--json", help="Print every event as a line of JSON."),
     timeout: float | None = _option("Seconds for the whole answer."),
     model: str | None = _option("Model id; the one that is served if left out."),
@@ -124,6 +130,8 @@ def _parse(
             api_key=api_key or None,
             tls=tls,
             ca_file=ca_file,
+            certificate_file=certificate_file,
+            private_key_file=private_key_file,
             timeout=timeout,
             as_json=as_json,
             options=options,
@@ -142,6 +150,8 @@ def parse(argv: Sequence[str]) -> GenerateSettings:
         if not parsed:
             raise
     settings = parsed[0]
+    if (settings.certificate_file is None) != (settings.private_key_file is None):
+        fail("generate", "--certificate-file and --private-key-file go together")
     if settings.timeout is not None and not 0 < settings.timeout <= _LONGEST_TIMEOUT_S:
         fail("generate", f"--timeout must be above 0 and at most {_LONGEST_TIMEOUT_S} seconds")
     return settings
@@ -163,12 +173,20 @@ def main(argv: Sequence[str]) -> int:
 
 def _connect(settings: GenerateSettings) -> AsyncClient:
     tls: Tls | bool = settings.tls
-    if settings.ca_file is not None:
-        tls = Tls(root_certificates=settings.ca_file.read_bytes())
+    if settings.ca_file is not None or settings.certificate_file is not None:
+        tls = Tls(
+            root_certificates=_content(settings.ca_file),
+            private_key=_content(settings.private_key_file),
+            certificate_chain=_content(settings.certificate_file),
+        )
     try:
         return AsyncClient(settings.server, api_key=settings.api_key, tls=tls)
     except ValueError as error:
         fail("generate", str(error))
+
+
+def _content(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()
 
 
 async def _run(settings: GenerateSettings) -> int:

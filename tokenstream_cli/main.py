@@ -13,6 +13,7 @@ usage: tokenstream COMMAND [--config FILE] [options]
   up         both
   generate   send one prompt to a service and print the answer as it comes
   keys       make, list and remove the API keys of a service
+  health     how the service or the bridge on this machine is, for checks of containers
 
 `tokenstream COMMAND --help` lists a command's options. Those of serve and gateway are also
 environment variables (TOKENSTREAM_…, for the gateway TOKENSTREAM_GATEWAY_…) and keys of the YAML
@@ -58,12 +59,19 @@ def _keys(argv: Sequence[str]) -> int:
     return keys(argv)
 
 
+def _health(argv: Sequence[str]) -> int:
+    from tokenstream_cli.health import main as health
+
+    return health(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": _serve,
     "gateway": _gateway,
     "up": _up,
     "generate": _generate,
     "keys": _keys,
+    "health": _health,
 }
 
 

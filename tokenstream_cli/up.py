@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import signal
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -34,10 +35,10 @@ _TRY = """
     from a terminal
       {program} generate --server {service} "What is gRPC?"
     with curl
-      curl -N http://{gateway}/v1/completions/stream \\
+      curl -N {gateway}/v1/completions/stream \\
         -H 'content-type: application/json' -d '{{"prompt": "What is gRPC?"}}'
     in a browser
-      http://{gateway}/
+      {gateway}/
 
   Ctrl-C ends it.
 """
@@ -51,6 +52,7 @@ class Parts:
     gateway_arguments: tuple[str, ...]
     service: str
     gateway: str
+    gateway_scheme: str
     ends_within_s: float
 
 
@@ -84,7 +86,12 @@ def _parts(argv: Sequence[str]) -> Parts:
         (*for_gateway, *upstream),
         service.listen,
         gateway.listen,
-        max(service.drain_grace_s, gateway.drain_grace_s) + _ENDS_AFTER_GRACE_S,
+        "http" if gateway.tls is None else "https",
+        max(
+            service.drain_wait_s + service.drain_grace_s,
+            gateway.drain_wait_s + gateway.drain_grace_s,
+        )
+        + _ENDS_AFTER_GRACE_S,
     )
 
 
@@ -205,10 +212,10 @@ async def _end(
 
 async def _announce(parts: Parts) -> None:
     """Print what to try once the bridge says that the service behind it is ready."""
-    url = f"http://{parts.gateway}/readyz"
-    while not await asyncio.to_thread(_answers, url):  # noqa: ASYNC110 - another process's event
+    url = f"{parts.gateway_scheme}://{parts.gateway}"
+    while not await asyncio.to_thread(_answers, f"{url}/readyz"):  # noqa: ASYNC110 - another process's event
         await asyncio.sleep(_PROBE_EVERY_S)
-    print(_TRY.format(program=_program(), service=parts.service, gateway=parts.gateway), flush=True)
+    print(_TRY.format(program=_program(), service=parts.service, gateway=url), flush=True)
 
 
 def _program() -> str:
@@ -220,8 +227,12 @@ def _program() -> str:
 
 
 def _answers(url: str) -> bool:
-    # No proxy: it is our own bridge, on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # No proxy and no look at its certificate: it is our own bridge, on this machine.
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+    )
     with suppress(urllib.error.URLError, OSError), opener.open(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False

@@ -17,13 +17,16 @@ from gateway_sse.problems import (
     problem_from_error,
     problem_from_http,
 )
-from tokenstream_client import TokenstreamError, Unavailable
+from gateway_sse.request_log import note_refusal
+from tokenstream_client import TokenstreamError
 
 _log = logging.getLogger("tokenstream.gateway")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _API: Final = "/v1/"
+# What answers that still run may need of their clients to end.
+_OF_RUNNING: Final = ("/v1/streams/", "/v1/perceived")
 _OTHER: Final = "other"  # paths that nobody knows are one label, however many there are
 
 
@@ -32,8 +35,8 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
     """Answer what a handler raised, and count what was answered."""
     streams = bridge_of(request).streams
     try:
-        if streams.draining and request.path.startswith(_API):
-            raise Unavailable("the gateway is stopping", reason="GATEWAY_STOPPING")
+        if request.path.startswith(_API) and not request.path.startswith(_OF_RUNNING):
+            streams.check_open()
         response = await handler(request)
     except asyncio.CancelledError:
         raise  # the client has gone
@@ -64,7 +67,10 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
 def problem_response(
     request: web.Request, problem: Problem, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Return a problem as JSON."""
+    """Return a problem as JSON; count it and note it for the log."""
+    reason = problem.reason or problem.code
+    bridge_of(request).metrics.refused(reason)
+    note_refusal(reason)
     kept = {name: value for name, value in (headers or {}).items() if name.lower() == "allow"}
     body = body_of(problem) if is_openai_path(request.path) else problem.body()
     return json_response(

@@ -146,6 +146,7 @@ class Conversation:
             self.news.set()
 
     def _check_new(self, identity: str) -> None:
+        self._bridge.streams.check_open()
         if identity in self._answers:
             raise Refused("ID_IN_USE", "is that of a running request", field="id")
         most = self._bridge.settings.max_streams_per_socket

@@ -39,7 +39,9 @@ from gateway_sse.doors.origins import check_websocket
 from gateway_sse.doors.trace import trace_context_of
 from gateway_sse.native.conversation import Conversation
 from gateway_sse.problems import Refused
+from gateway_sse.request_log import note_socket
 from gateway_sse.streaming.outlet import ClientStalled, until_taken
+from gateway_sse.streaming.write_buffer import say_at_once_when_full
 
 _log = logging.getLogger("tokenstream.gateway")
 
@@ -64,6 +66,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     writer, transport = await socket.prepare(request), request.transport
     if writer is None or transport is None:
         raise ConnectionResetError("the client has gone")
+    note_socket()
     conversation = Conversation(bridge, api_key, *trace_context_of(request))
     mouth = _Mouth(socket, transport, writer, conversation, bridge.settings)
     app_sockets = request.app[SOCKETS]
@@ -96,7 +99,7 @@ class _Mouth:
         conversation: Conversation,
         settings: GatewaySettings,
     ) -> None:
-        transport.set_write_buffer_limits(high=0)  # see `outlet`
+        say_at_once_when_full(transport)  # see `outlet`
         self._socket = socket
         self._transport = transport
         self._writer = writer

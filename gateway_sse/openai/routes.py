@@ -19,6 +19,7 @@ from gateway_sse.openai.chat_request import chat
 from gateway_sse.openai.chunks import ChatChunks, CompletionChunks
 from gateway_sse.openai.completion_request import completion
 from gateway_sse.openai.models import model_body, model_list_body
+from gateway_sse.streaming.ended import ended
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.relay import relay
 from tokenstream_client import AsyncStream, Model, NotFound, TokenstreamError
@@ -128,7 +129,7 @@ async def _collected(bridge: Bridge, stream: AsyncStream, collector: Collector) 
     finally:
         stream.cancel()
         bridge.streams.remove(opened)
-        bridge.metrics.ended(outcome)
+        ended(bridge, stream, outcome)
     return collector
 
 

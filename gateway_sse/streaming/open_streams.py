@@ -30,15 +30,18 @@ class OpenStreams:
         self._open: set[OpenStream] = set()
         self._by_id: dict[str, OpenStream] = {}
         self._lingering: dict[AsyncStream, asyncio.TimerHandle] = {}
-        self._cut = False
         self._emptied = asyncio.Event()
         self.draining = False
-        """Whether the process is to stop, and takes no more than it must."""
+        """Whether the process is to stop, and says so."""
+        self.refusing = False
+        """Whether it takes no new ones any more."""
+        self.was_cut = asyncio.Event()
+        """Set by `cut`."""
 
     def add(self, opened: OpenStream) -> None:
         """Take an answer in, from its beginning."""
         self._open.add(opened)
-        if self._cut:
+        if self.was_cut.is_set():
             opened.let_go()
 
     def started(self, opened: OpenStream, stream_id: str) -> None:
@@ -79,7 +82,7 @@ class OpenStreams:
 
     def cut(self) -> None:
         """End all answers, now and from now on: the time to finish has passed."""
-        self._cut = True
+        self.was_cut.set()
         for opened in tuple(self._open):
             opened.let_go()
 
@@ -92,9 +95,14 @@ class OpenStreams:
 
     def explain(self, error: TokenstreamError) -> TokenstreamError:
         """Return the error as the caller should see it: not as a cancellation if it was a cut."""
-        if self._cut and isinstance(error, Cancelled):
-            return Unavailable("the gateway is stopping", reason="GATEWAY_STOPPING")
+        if self.was_cut.is_set() and isinstance(error, Cancelled):
+            return _stopping()
         return error
+
+    def check_open(self) -> None:
+        """Raise Unavailable if no new answers are taken."""
+        if self.refusing:
+            raise _stopping()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -103,3 +111,7 @@ class OpenStreams:
     def lingering(self) -> int:
         """Streams whose clients have gone less than the grace ago."""
         return len(self._lingering)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the gateway is stopping", reason="GATEWAY_STOPPING")

@@ -13,6 +13,8 @@ import asyncio
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway_sse.streaming.write_buffer import say_at_once_when_full
+
 # A client that takes something, however little, is looked at again after so long.
 _LOOKS: int = 10
 
@@ -86,7 +88,7 @@ class Outlet:
         transport = request.transport
         if transport is None or writer is None:
             raise ConnectionResetError("the client has gone")
-        transport.set_write_buffer_limits(high=0)
+        say_at_once_when_full(transport)
         if first:
             await response.write(first)
         else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from gateway_sse.bridge import Bridge
+from gateway_sse.streaming.ended import ended
 from gateway_sse.streaming.open_streams import OpenStream
 from gateway_sse.streaming.outcomes import Outcome
 
@@ -49,7 +50,7 @@ def part(bridge: Bridge, opened: Parted, parting: Parting) -> None:
     """Count an answer's end, and end its stream, let it linger, or let go of it."""
     stream = opened.stream
     bridge.streams.remove(opened)
-    bridge.metrics.ended(opened.outcome)
+    ended(bridge, stream, opened.outcome)
     if stream.ended:
         stream.cancel()
     elif parting.detach and opened.can_be_resumed:

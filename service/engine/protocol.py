@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from service.domain import (
     EngineBatch,
     EngineCensus,
+    EngineRank,
     GenerationRequest,
     ModelCard,
     SchedulerReport,
@@ -41,6 +42,13 @@ class EngineClient(Protocol):
     @property
     def model(self) -> ModelCard:
         """The model it serves. Not to be asked before `start` has returned."""
+
+    @property
+    def build(self) -> str:
+        """Its name and version. Not to be asked before `start` has returned."""
+
+    def ranks(self) -> Sequence[EngineRank]:
+        """What it told of its work last; from any thread. Empty if it tells nothing."""
 
     async def start(self, progress: Progress) -> None:
         """Load the model. Raises `EngineStartFailed` with one line that says why."""

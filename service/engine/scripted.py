@@ -24,6 +24,7 @@ from service.domain import (
     EngineCensus,
     EngineFinish,
     EngineOutput,
+    EngineRank,
     FinishReason,
     GenerationRequest,
     LogprobRows,
@@ -137,6 +138,16 @@ class ScriptedEngine:
     def model(self) -> ModelCard:
         """The model it serves."""
         return self._card
+
+    @property
+    def build(self) -> str:
+        """It has no version."""
+        return "scripted"
+
+    def ranks(self) -> Sequence[EngineRank]:
+        """One; it has no cache."""
+        running = min(len(self._jobs), self._max_running)
+        return (EngineRank(running=running, waiting=len(self._jobs) - running),)
 
     async def start(self, progress: Progress) -> None:
         """Be ready at once, or when the event `loading` is set."""

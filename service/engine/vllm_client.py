@@ -24,6 +24,7 @@ from service.domain import (
     EngineCensus,
     EngineFinish,
     EngineOutput,
+    EngineRank,
     FinishReason,
     GenerationRequest,
     LogprobRows,
@@ -35,6 +36,7 @@ from service.engine.protocol import Progress, RenderedRequest
 from service.engine.submissions import Submissions
 from service.engine.vllm_args import check_model, engine_arguments, prepare_environment
 from service.engine.vllm_choices import choice_of
+from service.engine.vllm_figures import VllmFigures
 from service.engine.vllm_log import EngineLog
 from service.errors import EngineDead, EngineStartFailed
 
@@ -102,7 +104,8 @@ class VllmBatch:
 class VllmEngine:
     """An `EngineClient`. `model`: path, hub id or `demo`; `engine_args`: as vLLM names them.
 
-    `scheduler_args`: fields of `engine_core.settings.Settings`.
+    `scheduler_args`: fields of `engine_core.settings.Settings`. `tells_figures`: whether the engine
+    tells of its work with each step, for `ranks`.
     """
 
     def __init__(
@@ -112,6 +115,8 @@ class VllmEngine:
         log_level: str,
         demo_path: Path,
         scheduler_args: Mapping[str, Any] | None = None,
+        *,
+        tells_figures: bool = False,
     ) -> None:
         self._model_source = model
         self._engine_args = engine_args
@@ -119,6 +124,9 @@ class VllmEngine:
         self._log_level = log_level
         self._log = EngineLog(log_level)
         self._demo_path = demo_path
+        self._tells_figures = tells_figures
+        self._figures = VllmFigures()
+        self._build = ""
         self._card: ModelCard | None = None
         self._client: AsyncMPClient | None = None
         self._renderer: VllmRenderer | None = None
@@ -134,6 +142,15 @@ class VllmEngine:
         """The model it serves. Not to be asked before `start` has returned."""
         assert self._card is not None
         return self._card
+
+    @property
+    def build(self) -> str:
+        """vLLM's version."""
+        return self._build
+
+    def ranks(self) -> Sequence[EngineRank]:
+        """See `EngineClient.ranks`."""
+        return self._figures.ranks()
 
     async def start(self, progress: Progress) -> None:
         """Load the model. Raises `EngineStartFailed` with one line that says why."""
@@ -180,6 +197,7 @@ class VllmEngine:
         check_model(self._model_source)
         report("importing vLLM")
         prepare_environment(self._log_level)
+        import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.renderers import renderer_from_config
         from vllm.usage.usage_lib import UsageContext
@@ -190,6 +208,7 @@ class VllmEngine:
         from service.engine.vllm_chat import has_chat_template
         from service.engine.vllm_rendering import VllmRenderer
 
+        self._build = f"vllm {vllm.__version__}"
         report("reading the model's configuration")
         arguments = engine_arguments(
             self._model_source,
@@ -207,7 +226,7 @@ class VllmEngine:
         self._client = EngineCoreClient.make_async_mp_client(
             vllm_config=config,
             executor_class=Executor.get_class(config),
-            log_stats=False,
+            log_stats=self._tells_figures,
             renderer=renderer,
         )
         _use_plain_sockets(self._client)
@@ -262,7 +281,10 @@ class VllmEngine:
     async def next_batch(self) -> EngineBatch:
         """Wait for the next step's outputs. Raises `EngineDead`. One caller at a time."""
         try:
-            return VllmBatch(await self._alive.get_output_async())
+            outputs = await self._alive.get_output_async()
+            if outputs.scheduler_stats is not None:
+                self._figures.take(outputs.engine_index, outputs.scheduler_stats)
+            return VllmBatch(outputs)
         except Exception as dead:  # whatever it is, there will be no more outputs
             raise EngineDead from dead
 

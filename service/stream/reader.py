@@ -76,6 +76,7 @@ class StreamReader:
         "_text",
         "broken",
         "exhausted",
+        "messages",
         "position",
         "sending",
         "sent",
@@ -99,6 +100,7 @@ class StreamReader:
         self.position = position
         self.tag = tag
         self.exhausted = False
+        self.messages = 0  # with tokens
         self.broken: ServiceError | None = None
         # Kept by a sink that sends each reader's messages by themselves.
         self.sending = False
@@ -222,6 +224,7 @@ class StreamReader:
                     del tokens[:]
                     stream.first_kept = end
                 self.position = end
+                self.messages += 1
                 if end >= stream.tell_at:
                     stream.tell(end)
                 delay_ms = self._delay_ms
@@ -271,6 +274,7 @@ class StreamReader:
     def _take_of_ended(self, end: int) -> Delta | None:
         stream, position, text = self.stream, self.position, self._text
         token_ids: Sequence[int] = self._slice(end) if end > position else ()
+        self.messages += 1 if token_ids else 0
         logprobs = self._logprobs(end) if token_ids and stream.logprobs is not None else ()
         if end == stream.count and stream.end_came_with_token:
             self.position = end
@@ -303,6 +307,7 @@ class StreamReader:
 
     def _after_message(self, position: int) -> None:
         self.position = position
+        self.messages += 1
         stream = self.stream
         if position >= stream.tell_at:
             stream.tell(position)

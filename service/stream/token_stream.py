@@ -65,6 +65,7 @@ class TokenStream:
         "count",
         "end_came_with_token",
         "ended",
+        "ended_at",
         "engine_account",
         "failure",
         "finish",
@@ -107,6 +108,7 @@ class TokenStream:
         self.count = 0
         self.wake_at = NEVER
         self.first_token_at: float | None = None
+        self.ended_at: float | None = None
         self.cached_prompt_tokens = 0
         self.ended = False  # more may still wait to be read
         self.finish: EngineFinish | None = None
@@ -196,6 +198,7 @@ class TokenStream:
 
     def _end(self) -> None:
         self.ended = True
+        self.ended_at = self._clock()
         if self._reader is not None:
             self._reader.wake_for_end()
         if self._on_end is not None:

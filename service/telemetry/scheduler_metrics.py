@@ -6,6 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from service.domain import SchedulerReport
+from service.telemetry.labels import BoundedLabels
 
 _PREFIX = "tokenstream_scheduler_"
 
@@ -13,8 +14,9 @@ _PREFIX = "tokenstream_scheduler_"
 class SchedulerMetrics(Collector):
     """Collects from `report`, which is called once for each collection."""
 
-    def __init__(self, report: Callable[[], SchedulerReport]) -> None:
+    def __init__(self, report: Callable[[], SchedulerReport], tenants: BoundedLabels) -> None:
         self._report = report
+        self._tenants = tenants
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
@@ -47,5 +49,7 @@ class SchedulerMetrics(Collector):
             labels=["tenant"],
         )
         for tenant, counter in report.shares.items():
-            shares.add_metric([tenant], counter)
+            label = self._tenants.of(tenant)
+            if label == tenant:  # others' counters have no sum that would mean anything
+                shares.add_metric([label], counter)
         yield shares

@@ -87,7 +87,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             with status_boundary():
                 if len(self._sessions) >= self._max_sessions:
-                    raise TooManySessions(self._max_sessions)
+                    full = TooManySessions(self._max_sessions)
+                    self._pipeline.turned_away(full)
+                    raise full
                 session = SessionCall(self._pipeline, self._authenticator, context)
                 self._sessions.add(session)
                 try:

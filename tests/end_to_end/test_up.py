@@ -46,7 +46,9 @@ class Up:
     def requests_ended(self) -> dict[str, float]:
         """The service's counts of ended requests by outcome."""
         found = re.findall(
-            r'^tokenstream_requests_total\{outcome="(\w+)"\} (\S+)$', self.metrics_text(), re.M
+            r'^tokenstream_requests_total\{outcome="(\w+)",tenant=""\} (\S+)$',
+            self.metrics_text(),
+            re.M,
         )
         return {outcome: float(count) for outcome, count in found}
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from service.domain import EngineFigures, EngineRank
 from service.engine import vllm_client
 from service.engine.vllm_args import STREAM_SCHEDULER, check_model, engine_arguments
+from service.engine.vllm_figures import VllmFigures
 from service.errors import EngineStartFailed
+from service.telemetry.engine_metrics import EngineMetrics
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
@@ -65,6 +68,52 @@ def test_the_scheduler_is_found_by_the_name_that_vllm_is_given() -> None:
     assert issubclass(resolve_obj_by_qualname(STREAM_SCHEDULER), AsyncScheduler)
     for name in ("get_request_counts", "get_num_unfinished_requests"):
         inspect.signature(getattr(Scheduler, name)).bind(None)
+
+
+def test_the_schedulers_statistics_have_the_fields_that_metrics_are_made_of() -> None:
+    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+    from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+    assert {"scheduler_stats", "engine_index"} <= set(EngineCoreOutputs.__struct_fields__)
+    stats = SchedulerStats(
+        num_running_reqs=1,
+        num_waiting_reqs=2,
+        num_skipped_waiting_reqs=3,
+        kv_cache_usage=0.5,
+        prefix_cache_stats=PrefixCacheStats(requests=1, queries=10, hits=4),
+        spec_decoding_stats=SpecDecodingStats(
+            num_spec_tokens=2, num_drafts=1, num_draft_tokens=2, num_accepted_tokens=1
+        ),
+    )
+    figures = VllmFigures()
+    figures.take(1, stats)
+    figures.take(1, stats)
+    figures.take(0, SchedulerStats())
+    assert figures.ranks() == (
+        EngineRank(),
+        EngineRank(
+            running=1,
+            waiting=2,
+            deferred=3,
+            kv_cache_usage=0.5,
+            prefix_cache_queries=20,
+            prefix_cache_hits=8,
+            drafts=2,
+            draft_tokens=4,
+            accepted_tokens=2,
+        ),
+    )
+
+
+def test_the_names_of_engine_metrics_are_vllms() -> None:
+    from vllm.v1.metrics import loggers
+    from vllm.v1.spec_decode import metrics as spec_decode
+
+    sources = inspect.getsource(loggers) + inspect.getsource(spec_decode)
+    collected = EngineMetrics(lambda: EngineFigures("m", (EngineRank(drafts=1),))).collect()
+    for family in collected:
+        assert f'"{family.name}"' in sources, family.name
 
 
 def test_every_name_that_vllm_has_is_accepted_and_wins_over_ours() -> None:

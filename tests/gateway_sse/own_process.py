@@ -6,11 +6,10 @@ import sys
 from dataclasses import dataclass
 
 _PROGRAM = """
-import asyncio, logging, sys
+import sys
 from gateway_sse.config import GatewaySettings
-from gateway_sse.server import serve
-logging.basicConfig(level="INFO")
-sys.exit(asyncio.run(serve(GatewaySettings())))
+from gateway_sse.server import main
+sys.exit(main(GatewaySettings()))
 """
 
 

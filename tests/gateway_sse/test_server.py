@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gateway_sse.config import GatewaySettings
 from gateway_sse.server import serve
 from gateway_sse.streaming.outlet import Outlet
-from tests.clients.script import deltas, finished, started
+from tests.clients.script import answer, deltas, finished, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.conftest import Gateway
 from tests.gateway_sse.own_process import start_bridge
@@ -30,7 +30,7 @@ async def test_a_taken_port_is_one_line_and_a_status(
     assert capsys.readouterr().err == line
 
 
-async def test_a_running_stream_finishes_while_new_connections_are_refused(
+async def test_a_running_stream_finishes_while_new_ones_are_refused(
     service: ScriptedService, settings: GatewaySettings
 ) -> None:
     go_on = asyncio.Event()
@@ -43,22 +43,44 @@ async def test_a_running_stream_finishes_while_new_connections_are_refused(
         events = source.aiter_sse()
         await anext(events)
         gateway.stop.set()
-        await refused(gateway.port)
+        async with httpx.AsyncClient(base_url=gateway.url) as another:
+            refused = await another.post(PATH, json={"prompt": "Hi"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["reason"] == "GATEWAY_STOPPING"
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["connection"] == "close"
         go_on.set()
         rest = [event async for event in events]
     assert [event.event for event in rest] == ["message", "finished", "message"]
     await asyncio.wait_for(gateway.serving, 10)
 
 
-async def refused(port: int) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except (ConnectionRefusedError, ConnectionResetError):
-                return
-            writer.close()
-            await asyncio.sleep(0.02)
+async def test_until_others_have_noticed_new_answers_are_still_given(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    service.script = answer("a")
+    gateway = Gateway(settings.model_copy(update={"drain_wait_s": 0.5}))
+    gateway.stop.set()
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.post(PATH, json={"prompt": "Hi"})).status_code == 200
+        assert not gateway.streams.refusing
+        while not gateway.serving.done() and not gateway.streams.refusing:
+            await asyncio.sleep(0.01)
+    await asyncio.wait_for(gateway.serving, 10)
+
+
+async def test_a_cut_ends_the_wait_for_others_too(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    gateway = Gateway(settings.model_copy(update={"drain_wait_s": 600}))
+    gateway.stop.set()
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        while (await http.get("/healthz")).status_code and not gateway.streams.draining:
+            pass
+    gateway.streams.cut()
+    await asyncio.wait_for(gateway.serving, 10)
 
 
 @pytest.mark.parametrize("begun", [True, False])

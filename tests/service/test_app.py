@@ -67,6 +67,34 @@ async def test_streams_that_finish_within_the_grace_are_whole_and_new_ones_are_r
     assert running.count(Outcome.STOPPING) == 1
 
 
+async def test_while_endpoints_notice_new_streams_are_still_taken(serve: Serve) -> None:
+    running = await serve(drain_wait_s=0.5, drain_grace_s=30)
+    running.service.stop()
+    await eventually(lambda: not running.service.ready)
+    assert await running.check_health() == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await Answer().read(running.generate("abc"))).text == "abc"
+    assert running.service.gate._state.name == "OPEN"
+    assert await ended(running) is ExitStatus.OK
+    assert running.service.gate._state.name == "STOPPING"
+
+
+async def test_a_second_stop_ends_the_wait_for_endpoints_too(serve: Serve) -> None:
+    running = await serve(drain_wait_s=600, drain_grace_s=600)
+    call = running.generate(ENDLESS)
+    await started(call)
+    running.service.stop()
+    await eventually(lambda: not running.service.ready)
+    running.service.stop()
+    assert (await refusal(call)).reason == "SERVICE_STOPPING"
+    assert await ended(running) is ExitStatus.OK
+
+
+async def test_a_dead_engine_is_not_waited_with(serve: Serve) -> None:
+    running = await serve(drain_wait_s=600)
+    running.engine.die()
+    assert await ended(running) is ExitStatus.ENGINE_DIED
+
+
 async def cut_off(running: RunningService, call: object, got: Answer) -> Refusal:
     try:
         await got.read(call)  # type: ignore[arg-type]

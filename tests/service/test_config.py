@@ -94,7 +94,8 @@ def test_the_scheduler_is_told_the_marks_the_weights_and_whatever_else_is_set() 
 
 @pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:50051", "[::1]:65535"])
 def test_an_address_is_a_host_and_a_port(address: str) -> None:
-    assert ServiceSettings(listen=address, allow_anonymous=True).listen == address
+    settings = ServiceSettings(listen=address, allow_anonymous=True, allow_plaintext=True)
+    assert settings.listen == address
 
 
 LOOPBACK = ["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "localhost:1", "LocalHost:1"]
@@ -116,8 +117,35 @@ def test_elsewhere_there_are_keys_or_everybody_is_let_in_on_purpose(address: str
     assert error["loc"] == ()
     for word in (f"--listen {address}", "--api-keys-file", "--allow-anonymous"):
         assert word in error["msg"]
-    assert ServiceSettings(listen=address, allow_anonymous=True).listen == address
-    assert ServiceSettings(listen=address, api_keys_file=Path("keys")).listen == address
+    ways: list[dict[str, Any]] = [{"allow_anonymous": True}, {"api_keys_file": Path("keys")}]
+    for known in ways:
+        assert ServiceSettings(listen=address, allow_plaintext=True, **known).listen == address
+
+
+@pytest.mark.parametrize("address", REACHED)
+def test_elsewhere_there_is_tls_or_plain_text_on_purpose(address: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ServiceSettings(listen=address, allow_anonymous=True)
+    (error,) = refused.value.errors()
+    for word in (f"--listen {address}", "--tls-certificate-file", "--allow-plaintext"):
+        assert word in error["msg"]
+    files: dict[str, Any] = {
+        "tls_certificate_file": Path("c"),
+        "tls_private_key_file": Path("k"),
+    }
+    assert ServiceSettings(listen=address, allow_anonymous=True, **files).listen == address
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_on_loopback_plain_text_needs_no_leave(address: str) -> None:
+    assert ServiceSettings(listen=address).allow_plaintext is False
+
+
+def test_plain_text_and_a_certificate_contradict_each_other() -> None:
+    with pytest.raises(ValidationError, match="contradict"):
+        ServiceSettings(
+            allow_plaintext=True, tls_certificate_file=Path("c"), tls_private_key_file=Path("k")
+        )
 
 
 def test_client_certificates_alone_do_not_let_anybody_in() -> None:
@@ -165,6 +193,7 @@ def test_keys_travel_in_clear_where_there_is_a_network_and_no_tls(
         listen=listen,
         api_keys_file=Path("keys") if keys else None,
         allow_anonymous=not keys,
+        allow_plaintext=not tls,
         tls_certificate_file=Path("c") if tls else None,
         tls_private_key_file=Path("k") if tls else None,
     )

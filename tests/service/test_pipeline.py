@@ -212,6 +212,7 @@ async def test_the_log_of_a_request_has_its_figures_and_none_of_its_text(parts: 
 
 async def test_metrics_count_tokens_and_streams(parts: Parts) -> None:
     def sample(name: str) -> float | None:
+        parts.metrics.refresh()
         return parts.metrics.registry.get_sample_value(f"tokenstream_{name}")
 
     plain, kept = await parts.open(request()), await parts.open(detached())
@@ -221,7 +222,10 @@ async def test_metrics_count_tokens_and_streams(parts: Parts) -> None:
     await plain.rest(parts)
     await eventually(lambda: sample("streams_running") == 0)
     assert (sample("streams_detached"), sample("streams_retained")) == (0, 1)
-    assert sample("tokens_delivered_total") == 3
+    tokens = parts.metrics.registry.get_sample_value(
+        "tokenstream_tokens_delivered_total", {"tenant": TENANT}
+    )
+    assert tokens == 3
     assert sample("time_to_first_token_seconds_count") == 2
     parts.grid.adaptive.observe(1.0, 0.0)
     assert sample("adaptive_delay_seconds") == 0.01

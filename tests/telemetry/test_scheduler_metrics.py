@@ -3,12 +3,13 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.domain import SchedulerReport
+from service.telemetry.labels import BoundedLabels
 from service.telemetry.scheduler_metrics import SchedulerMetrics
 
 
 def samples(report: SchedulerReport) -> dict[tuple[str, str], float]:
     registry = CollectorRegistry()
-    registry.register(SchedulerMetrics(lambda: report))
+    registry.register(SchedulerMetrics(lambda: report, BoundedLabels(10)))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value

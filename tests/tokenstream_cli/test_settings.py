@@ -117,6 +117,7 @@ def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
         (["--engine-args", "{"], "engine_args"),
         (["--config"], "--config"),
         (["--listen", "0.0.0.0:1"], "tokenstream serve: --listen 0.0.0.0:1 can be reached"),
+        (["--listen", "0.0.0.0:1", "--allow-anonymous"], "or --allow-plaintext where"),
         (["--tls-certificate-file", "c"], "tokenstream serve: --tls-certificate-file and"),
     ],
 )

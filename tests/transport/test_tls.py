@@ -1,77 +1,19 @@
-import datetime
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from service.transport.tls import LOOK_EVERY_S, TlsFiles, TlsFilesError, server_credentials
+from tests.certificates import Authority, Certified, pem
 from tests.conftest import FakeClock
 
 PATIENCE_S = 10.0
-DAY = datetime.timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class Certified:
-    """A certificate and its key, in PEM form."""
-
-    certificate: bytes
-    private_key: bytes
-
-
-class Authority:
-    """Signs certificates; its own is `certificate`."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
-        self.certificate = self._sign(self._name, self._key, authority=True)
-
-    def certify(self, name: str) -> Certified:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        return Certified(self._sign(subject, key, authority=False), pem(key))
-
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool
-    ) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-            .public_bytes(serialization.Encoding.PEM)
-        )
-
-
-def pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption()
-        if passphrase is None
-        else serialization.BestAvailableEncryption(passphrase),
-    )
 
 
 def write(folder: Path, server: Certified, client_ca: bytes | None = None) -> TlsFiles:
@@ -144,6 +86,7 @@ async def test_with_a_client_authority_only_its_clients_get_through(tmp_path: Pa
         assert await status(strangers.certify("client")) is grpc.StatusCode.UNAVAILABLE
         assert await status(authority.certify("client")) is grpc.StatusCode.UNAVAILABLE
         assert await status(None) is grpc.StatusCode.UNAVAILABLE
+        assert await status(clients.certify("client", expired=True)) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_renewed_certificate_counts_for_new_connections(

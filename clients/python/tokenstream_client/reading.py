@@ -10,6 +10,7 @@ class Reading:
         self._started: Started | None = None
         self._finished: Finished | None = None
         self._next_token_index = next_token_index
+        self._tokens_read = 0
 
     @property
     def started(self) -> Started | None:
@@ -28,8 +29,14 @@ class Reading:
         """Index of the first token that was not read yet, of choice 0: what `resume` takes."""
         return self._next_token_index
 
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens were read here, of all choices."""
+        return self._tokens_read
+
     def _note(self, event: Event) -> None:
         if type(event) is Delta:
+            self._tokens_read += len(event.token_ids)
             if not event.choice_index:
                 self._next_token_index = event.first_token_index + len(event.token_ids)
         elif isinstance(event, Started):

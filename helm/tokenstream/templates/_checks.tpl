@@ -1,0 +1,149 @@
+{{/* Values that contradict each other. Each line names what to change. */}}
+
+{{- define "tokenstream.check" -}}
+{{- $values := .Values -}}
+{{- if not (or $values.service.enabled $values.bridge.enabled) -}}
+{{- fail "service.enabled and bridge.enabled are both false: nothing would be installed" -}}
+{{- end -}}
+{{- if $values.service.enabled -}}
+{{- include "tokenstream.checkService" . -}}
+{{- end -}}
+{{- if $values.bridge.enabled -}}
+{{- include "tokenstream.checkBridge" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tokenstream.checkService" -}}
+{{- $values := .Values -}}
+{{- $service := $values.service -}}
+{{- $config := $values.config.service -}}
+{{- include "tokenstream.checkPart" (list . "service" "service") -}}
+{{- if and $values.auth.apiKeysSecret.name $values.auth.allowAnonymous -}}
+{{- fail "auth.apiKeysSecret.name and auth.allowAnonymous contradict each other: leave one out" -}}
+{{- end -}}
+{{- if not (or $values.auth.apiKeysSecret.name $values.auth.allowAnonymous) -}}
+{{- fail "auth: who may call? Name the Secret with the file of API keys (auth.apiKeysSecret.name), or set auth.allowAnonymous=true to serve whoever reaches the port" -}}
+{{- end -}}
+{{- if eq (int $service.ports.grpc) (int $service.ports.metrics) -}}
+{{- fail (printf "service.ports.grpc and service.ports.metrics are both %d" (int $service.ports.grpc)) -}}
+{{- end -}}
+{{- include "tokenstream.checkModel" . -}}
+{{- if and (hasKey $config "low_mark") (hasKey $config "high_mark") -}}
+{{- if ge (int $config.low_mark) (int $config.high_mark) -}}
+{{- fail (printf "config.service.low_mark (%d) must be below config.service.high_mark (%d)" (int $config.low_mark) (int $config.high_mark)) -}}
+{{- end -}}
+{{- end -}}
+{{- $args := default dict $config.engine_args -}}
+{{- $workers := mul (default 1 $args.tensor_parallel_size | int) (default 1 $args.pipeline_parallel_size | int) (default 1 $args.data_parallel_size | int) | int -}}
+{{- if and (gt (int $service.gpu.count) 0) (ne $workers (int $service.gpu.count)) -}}
+{{- fail (printf "service.gpu.count is %d, but config.service.engine_args has tensor x pipeline x data parallel size = %d: make them the same" (int $service.gpu.count) $workers) -}}
+{{- end -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- if hasKey (default dict (index $service.resources $kind)) $service.gpu.resource -}}
+{{- fail (printf "service.resources.%s names %s: say how many in service.gpu.count" $kind $service.gpu.resource) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $service.cache.claimName $service.cache.sizeLimit -}}
+{{- fail "service.cache.sizeLimit is of the node's folder; with service.cache.claimName the claim has the size" -}}
+{{- end -}}
+{{- if and $service.grpcRoute.enabled (not $service.grpcRoute.parentRefs) -}}
+{{- fail "service.grpcRoute.enabled needs service.grpcRoute.parentRefs: which gateway?" -}}
+{{- end -}}
+{{- if $service.autoscaling.enabled -}}
+{{- if and (eq $service.autoscaling.kind "keda") (not $service.autoscaling.keda.serverAddress) -}}
+{{- fail "service.autoscaling.keda.serverAddress: where is Prometheus?" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tokenstream.checkModel" -}}
+{{- $model := .Values.model -}}
+{{- $wanted := dict "hub" "id" "pvc" "claimName" "image" "reference" -}}
+{{- range $source, $field := $wanted -}}
+{{- $given := index (index $model $source) $field -}}
+{{- if and (eq $model.source $source) (not $given) -}}
+{{- fail (printf "model.source is %s, so model.%s.%s is needed" $source $source $field) -}}
+{{- end -}}
+{{- if and (ne $model.source $source) $given -}}
+{{- fail (printf "model.source is %s, but model.%s.%s is set: which one?" $model.source $source $field) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $model.source "hub") $model.hub.revision (hasKey (default dict .Values.config.service.engine_args) "revision") -}}
+{{- fail "model.hub.revision and config.service.engine_args.revision contradict each other: leave one out" -}}
+{{- end -}}
+{{- if and (eq $model.source "image") (eq $model.image.mount "copy") (not (hasPrefix "/" $model.image.path)) -}}
+{{- fail "model.image.mount is copy, so model.image.path must be an absolute path in the image" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tokenstream.checkBridge" -}}
+{{- $values := .Values -}}
+{{- $bridge := $values.bridge -}}
+{{- $upstream := $bridge.upstream -}}
+{{- include "tokenstream.checkPart" (list . "bridge" "gateway") -}}
+{{- if eq (int $bridge.ports.http) (int $bridge.ports.metrics) -}}
+{{- fail (printf "bridge.ports.http and bridge.ports.metrics are both %d" (int $bridge.ports.http)) -}}
+{{- end -}}
+{{- if $values.service.enabled -}}
+{{- if $upstream.address -}}
+{{- fail "bridge.upstream.address is for a service elsewhere; with service.enabled the bridge goes to this release's" -}}
+{{- end -}}
+{{- if and (or $upstream.tls $upstream.caSecretName) (not $values.service.tls.secretName) -}}
+{{- fail "bridge.upstream asks for TLS, but service.tls.secretName is empty" -}}
+{{- end -}}
+{{- if and $values.service.tls.clientCaKey (not $upstream.clientCertificateSecretName) -}}
+{{- fail "service.tls.clientCaKey asks clients for certificates: the bridge needs one too (bridge.upstream.clientCertificateSecretName)" -}}
+{{- end -}}
+{{- else if not $upstream.address -}}
+{{- fail "bridge.upstream.address: where is the service? This release has none (service.enabled=false)" -}}
+{{- end -}}
+{{- if and $upstream.clientCertificateSecretName (not (include "tokenstream.upstreamTls" .)) -}}
+{{- fail "bridge.upstream.clientCertificateSecretName is of use only with TLS to the service" -}}
+{{- end -}}
+{{- $keys := or $upstream.apiKeySecret.name (and $values.service.enabled $values.auth.apiKeysSecret.name) -}}
+{{- if and $keys (not (include "tokenstream.upstreamTls" .)) (not $upstream.allowPlaintextKeys) -}}
+{{- fail "API keys would go from the bridge to the service in plain text: encrypt that way (service.tls.secretName, or bridge.upstream.tls), or set bridge.upstream.allowPlaintextKeys=true where something else encrypts" -}}
+{{- end -}}
+{{- if and $bridge.ingress.enabled (not $bridge.ingress.hosts) -}}
+{{- fail "bridge.ingress.enabled needs bridge.ingress.hosts" -}}
+{{- end -}}
+{{- if and $bridge.httpRoute.enabled (not $bridge.httpRoute.parentRefs) -}}
+{{- fail "bridge.httpRoute.enabled needs bridge.httpRoute.parentRefs: which gateway?" -}}
+{{- end -}}
+{{- if and $bridge.autoscaling.enabled (not (hasKey (default dict $bridge.resources.requests) "cpu")) -}}
+{{- fail "bridge.autoscaling follows the use of requested CPU: it needs bridge.resources.requests.cpu" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What both parts can get wrong: (list $ "bridge" "gateway"). */}}
+{{- define "tokenstream.checkPart" -}}
+{{- $name := index . 1 -}}
+{{- $part := index (index . 0).Values $name -}}
+{{- $section := index . 2 -}}
+{{- $drain := index (index . 0).Values.config $section -}}
+{{- if and $part.tls.secretName $part.tls.allowPlaintext -}}
+{{- fail (printf "%s.tls.secretName and %s.tls.allowPlaintext contradict each other: leave one out" $name $name) -}}
+{{- end -}}
+{{- if not (or $part.tls.secretName $part.tls.allowPlaintext) -}}
+{{- fail (printf "%s.tls: may the network read along? Name the Secret with a certificate (%s.tls.secretName), or set %s.tls.allowPlaintext=true where something else encrypts" $name $name $name) -}}
+{{- end -}}
+{{- if and $part.tls.clientCaKey (not $part.tls.secretName) -}}
+{{- fail (printf "%s.tls.clientCaKey is a key of %s.tls.secretName, which is empty" $name $name) -}}
+{{- end -}}
+{{- $needed := include "tokenstream.gracePeriod" (list (omit $part "terminationGracePeriodSeconds") $drain) | int -}}
+{{- if and $part.terminationGracePeriodSeconds (lt (int $part.terminationGracePeriodSeconds) $needed) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds (%d) is less than its drain takes: %d = preStopSleepSeconds + config.%s.drain_wait_s + drain_grace_s + shutdownMarginSeconds" $name (int $part.terminationGracePeriodSeconds) $needed $section) -}}
+{{- end -}}
+{{- $budget := $part.podDisruptionBudget -}}
+{{- $least := ne (toString $budget.minAvailable) "<nil>" -}}
+{{- $most := ne (toString $budget.maxUnavailable) "<nil>" -}}
+{{- if and $budget.enabled (eq $least $most) -}}
+{{- fail (printf "%s.podDisruptionBudget takes one of minAvailable and maxUnavailable" $name) -}}
+{{- end -}}
+{{- if and (eq (toString $part.strategy.maxSurge) "0") (eq (toString $part.strategy.maxUnavailable) "0") -}}
+{{- fail (printf "%s.strategy: maxSurge and maxUnavailable are both 0, so no rollout could begin" $name) -}}
+{{- end -}}
+{{- if and $part.autoscaling.enabled (gt (int $part.autoscaling.minReplicas) (int $part.autoscaling.maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling.minReplicas (%d) is above maxReplicas (%d)" $name (int $part.autoscaling.minReplicas) (int $part.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import helm_python as helm
+import pytest
+
+from tests.helm.chart import CHART, EXAMPLES, OPEN, container, example, notes, render, section, the
+from tests.helm.kubernetes import VERSIONS, check
+
+LONGEST_NOTES = 10  # lines
+by_name = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def test_there_are_the_three_that_people_begin_with() -> None:
+    assert [path.stem for path in EXAMPLES] == ["cpu-demo", "eight-gpus", "one-gpu"]
+
+
+@by_name
+def test_lint_has_nothing_to_say_about_an_example(path: Path) -> None:
+    report = helm.lint(CHART, example(path), strict=True, namespace="prod")
+    assert report["total_charts_linted"] == 1
+    assert not report["errors"]
+    # An icon is for pages that list charts.
+    said = [m for m in report["messages"] if m["error"] != "icon is recommended"]
+    assert not said
+
+
+@by_name
+def test_kubernetes_takes_every_object_of_an_example(path: Path) -> None:
+    manifests = render(example(path))
+    assert len(manifests) > 10
+    for manifest in manifests:
+        check(manifest)
+    assert len(VERSIONS) == 3
+
+
+@by_name
+def test_the_notes_are_short_and_have_a_call_to_try(path: Path) -> None:
+    said = notes(example(path)).strip().splitlines()
+    assert len(said) <= LONGEST_NOTES
+    assert any(line.strip().startswith("curl ") for line in said)
+
+
+def test_without_any_values_the_user_is_told_what_to_decide() -> None:
+    with pytest.raises(helm.HelmRenderError, match="may the network read along"):
+        render({})
+    with pytest.raises(helm.HelmRenderError, match="who may call"):
+        render({key: OPEN[key] for key in ("service", "bridge")})
+
+
+def test_eight_gpus_are_one_tensor_parallel_service_with_shared_memory() -> None:
+    manifests = render(example(CHART / "examples" / "eight-gpus.yaml"))
+    service = container(manifests, "service")
+    assert service["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert section(manifests, "service")["engine_args"]["tensor_parallel_size"] == 8
+    assert section(manifests, "service")["model"] == "/models/Llama-3.3-70B-Instruct"
+    volumes = the(manifests, "Deployment", "service")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in volumes
+    assert service["image"] == "tokenstream-service:0.1.0-cuda"
+
+
+def test_the_cpu_demo_asks_for_no_gpu_and_has_the_cpu_image() -> None:
+    service = container(render(example(CHART / "examples" / "cpu-demo.yaml")), "service")
+    assert set(service["resources"]["limits"]) == {"memory"}
+    assert service["image"] == "tokenstream-service:0.1.0-cpu"
+
+
+def test_a_digest_goes_before_a_tag() -> None:
+    image = {"registry": "r.example.com/", "tag": "1.0", "digest": "sha256:" + "ab" * 32}
+    values = OPEN | {"bridge": OPEN["bridge"] | {"image": image}}
+    found = container(render(values), "bridge")["image"]
+    assert found == "r.example.com/tokenstream-bridge@sha256:" + "ab" * 32
+
+
+def test_the_dashboard_is_shipped_for_grafanas_sidecar_to_find() -> None:
+    manifests = render(example(CHART / "examples" / "eight-gpus.yaml"))
+    shipped = the(manifests, "ConfigMap", "dashboards")
+    assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
+    assert files
+    assert shipped["data"] == files

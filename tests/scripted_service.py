@@ -1,0 +1,31 @@
+"""The service over the scripted engine, as a process: `python -m tests.scripted_service`.
+
+Settings come from the environment as usual, and `SCRIPTED_STEP_S` besides.
+"""
+
+import asyncio
+import os
+import sys
+
+import uvloop
+
+from service.app import serve
+from service.config import ServiceSettings
+from service.engine.scripted import ScriptedEngine
+from service.telemetry import logging
+
+
+def main() -> int:
+    settings = ServiceSettings()
+    logging.configure(settings.log_format, settings.log_level)
+
+    async def run() -> int:
+        step_s = float(os.environ.get("SCRIPTED_STEP_S", "0.005"))
+        return await serve(settings, ScriptedEngine(step_s=step_s, context_length=100_000))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return int(runner.run(run()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,6 +28,7 @@ async def running(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> RunningServi
     return await serve(
         ScriptedEngine(step_s=STEP_S, context_length=500_000),
         listen="0.0.0.0:0",
+        allow_plaintext=True,
         allow_anonymous=True,
         stall_limit_s=STALL_LIMIT_S,
         drain_grace_s=0,

@@ -183,8 +183,9 @@ def test_one_port_for_two_is_told_before_anything_is_started(
 
 @pytest.mark.usefixtures("nothing_starts")
 def test_an_address_that_nobody_has_is_told_like_a_taken_one(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TOKENSTREAM_GATEWAY_ALLOW_PLAINTEXT", "true")
     said = refused(capsys, "--gateway-listen", "nowhere.invalid:7")
     assert said.startswith("tokenstream up: cannot listen on nowhere.invalid:7: ")
     assert "--gateway-listen sets another" in said

@@ -31,7 +31,7 @@ from tokenstream_client.session import Session
 
 WINDOW: Final = 8  # tokens of credit
 BEFORE: Final = 3  # tokens that a client had that comes back
-_ROOM: Final = 120  # bytes, at most, that the kernel takes before the client reads
+_ROOM: Final = 90  # bytes, at most, that the kernel takes ahead of what the client reads
 
 
 class PlayedSession(Session):
@@ -67,8 +67,9 @@ class Kernel(asyncio.Transport):
         self._closing = False
 
     def make_room(self, size: int) -> None:
-        self._room = min(self._room + size, max(size, _ROOM))
+        self._room += size
         self._move()
+        self._room = min(self._room, _ROOM)
 
     def lose(self, error: Exception | None = None) -> None:
         """The connection is gone, by the client's doing or, without an error, by this side's."""

@@ -82,12 +82,12 @@ asked = st.builds(
     ack_window=st.sampled_from([None, 1, 2, 5]),
     parting=st.sampled_from([Parting(), Parting(linger_s=0.8), Parting(detach=True)]),
     resumed=st.booleans(),
-    room=st.sampled_from([0, 200, 500]),
+    room=st.sampled_from([0, 400, 600]),
     keepalive_interval_s=st.sampled_from([0.5, 15.0]),
 ).filter(lambda a: a.form is not TextEncoder or a.ack_window is None)  # it has no places
 
 sends = st.builds(Sends, st.integers(1, 3), st.sampled_from(["", "a", "xyz" * 5, "é\u2028\n"]))
-takes = st.builds(Takes, st.sampled_from([1, 20, 500]))
+takes = st.builds(Takes, st.sampled_from([1, 40, 400]))
 passes = st.builds(Passes, st.sampled_from([0.0, 1e-6, 1e-6, 1.0, 10.0, 40.0]))
 rare = st.one_of(
     st.builds(Finishes, st.sampled_from(["", "tail"])),

@@ -20,7 +20,7 @@ from gateway_sse.streaming.encoder import Encoder
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.parting import Parting
 from tests.gateway_sse.streaming.one_answer import BEFORE, OneAnswer, one_answer
-from tests.gateway_sse.streaming.virtual_time import rest, run_in_virtual_time
+from tests.gateway_sse.streaming.virtual_time import in_virtual_time, rest
 from tokenstream_client import Delta, Finished, FinishReason, Internal, Started, Timings, Usage
 
 STALL_LIMIT_S: Final = 30.0
@@ -287,32 +287,30 @@ class Play:
 
 @settings(max_examples=250, deadline=None)
 @given(asked, st.lists(steps, max_size=40))
-def test_a_client_gets_what_was_sent_in_order_once_and_every_answer_has_one_end(
+@in_virtual_time
+async def test_a_client_gets_what_was_sent_in_order_once_and_every_answer_has_one_end(
     asked: Asked, happens: list[Step]
 ) -> None:
-    async def play() -> None:
-        kept: dict[str, Any] = {
-            "stall_limit_s": STALL_LIMIT_S,
-            "keepalive_interval_s": asked.keepalive_interval_s,
-        }
-        async with one_answer(
-            asked.encoder(),
-            parting=asked.parting,
-            ack_window=asked.ack_window,
-            resumed=asked.resumed,
-            room=asked.room,
-            **kept,
-        ) as one:
-            playing = Play(one, asked)
-            for step in happens:
-                await playing.step(step)
-                if isinstance(step, Passes) and step.seconds:
-                    playing.check_at_rest()
-                if playing.left:
-                    break
-            await rest()
-            if not playing.left:
-                await playing.to_its_end()
-            playing.check_the_end()
-
-    run_in_virtual_time(play())
+    kept: dict[str, Any] = {
+        "stall_limit_s": STALL_LIMIT_S,
+        "keepalive_interval_s": asked.keepalive_interval_s,
+    }
+    async with one_answer(
+        asked.encoder(),
+        parting=asked.parting,
+        ack_window=asked.ack_window,
+        resumed=asked.resumed,
+        room=asked.room,
+        **kept,
+    ) as one:
+        playing = Play(one, asked)
+        for step in happens:
+            await playing.step(step)
+            if isinstance(step, Passes) and step.seconds:
+                playing.check_at_rest()
+            if playing.left:
+                break
+        await rest()
+        if not playing.left:
+            await playing.to_its_end()
+        playing.check_the_end()

@@ -1,11 +1,12 @@
 """An event loop for which waiting costs nothing: its clock jumps to whatever is due next."""
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
 
-_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class NothingWillHappen(Exception):
@@ -46,7 +47,12 @@ def timers(loop: asyncio.AbstractEventLoop) -> list[asyncio.TimerHandle]:
     return [handle for handle in scheduled if not handle.cancelled()]
 
 
-def run_in_virtual_time(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run it in a loop of its own, as `asyncio.run` does."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(coroutine)
+def in_virtual_time(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """Run a test in such a loop, one of its own each time."""
+
+    @functools.wraps(test)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run

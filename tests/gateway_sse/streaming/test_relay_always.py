@@ -42,8 +42,9 @@ class Asked:
     keepalive_interval_s: float
 
     def encoder(self) -> Encoder:
-        place = EventId("s", BEFORE) if self.resumed else None
-        return TextEncoder() if self.form is TextEncoder else self.form(place)
+        if issubclass(self.form, TextEncoder):
+            return TextEncoder()
+        return self.form(EventId("s", BEFORE) if self.resumed else None)
 
 
 @dataclass(frozen=True)
@@ -287,11 +288,11 @@ class Play:
         session, parting = self.one.session, self.asked.parting
         has_name = self.asked.resumed or self.one.stream.started is not None
         lingers, stays = False, outcome is Outcome.MOVED
-        if outcome is Outcome.LEFT and has_name and not self.cut:
+        if outcome is Outcome.LEFT and has_name and not (self.cut or self.was_silent):
             lingers, stays = parting.linger_s > 0, parting.detach
         elif outcome is Outcome.REFUSED:
             stays = self.asked.resumed and self.asked.form is not TextEncoder
-        elif outcome is Outcome.STALLED or self.cut:
+        elif self.was_silent or (self.cut and outcome is not Outcome.MOVED):
             return  # by whom it was closed tells more than this model knows
         runs = self.ended is None
         assert self.one.streams.lingering == (runs and lingers)

@@ -79,6 +79,21 @@ async def test_a_client_that_leaves_at_the_last_write_has_left() -> None:
         assert one.outcomes == [Outcome.LEFT]
 
 
+@in_virtual_time
+async def test_of_a_stream_that_lingers_nothing_is_read() -> None:
+    async with one_answer(SseEncoder(), parting=LINGERS, room=10_000) as one:
+        one.answer.on_started(STARTED)
+        await rest()
+        one.kernel.make_room(10_000)
+        await rest()
+        one.kernel.lose(ConnectionResetError("it has gone"))
+        await rest()
+        one.answer.on_delta(Delta(0, 0, (1,), "late"))
+        await rest()
+        assert one.streams.lingering == 1
+        assert one.stream.has_events
+
+
 class Broken(SseEncoder):
     def delta(self, event: Delta) -> bytes:
         raise ArithmeticError("a mistake")

@@ -156,7 +156,7 @@ class _Mouth:
     async def _taken(self) -> None:
         self._spoke_at = self._loop.time()
         if self._transport.get_write_buffer_size():
-            await until_taken(self._transport, self._writer, self._stall_limit_s)
+            await until_taken(self._transport, self._writer.drain(), self._stall_limit_s)
 
     def _look(self) -> None:
         now = self._loop.time()

@@ -9,6 +9,8 @@ kernel's own buffer is bounded by the listening socket's option (`server.bind`).
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -30,13 +32,15 @@ class _HeadWithFirstBytes(web.StreamResponse):
 
 
 async def until_taken(
-    transport: asyncio.Transport, writer: AbstractStreamWriter, stall_limit_s: float
+    transport: asyncio.Transport, taking: Coroutine[Any, Any, None], stall_limit_s: float
 ) -> None:
-    """Wait until the kernel has taken all that was written. Raises ClientStalled."""
+    """Wait in `taking` until the kernel has taken all that was written. Raises ClientStalled, and
+    what `taking` does.
+    """
     left, looks = transport.get_write_buffer_size(), 0
     # In a task of its own, which no look may cancel: aiohttp keeps the future that it waits for,
     # and whoever waited for a cancelled one would be cancelled, too.
-    taken = asyncio.ensure_future(writer.drain())
+    taken = asyncio.ensure_future(taking)
     try:
         while not (await asyncio.wait((taken,), timeout=stall_limit_s / _LOOKS))[0]:
             now_left = transport.get_write_buffer_size()
@@ -120,17 +124,13 @@ class Outlet:
 
     async def drained(self, stall_limit_s: float) -> None:
         """Wait until the kernel has taken it all. Raises ClientStalled."""
-        await until_taken(self._transport, self._writer, stall_limit_s)
+        await until_taken(self._transport, self._writer.drain(), stall_limit_s)
 
     async def close(self, last: bytes, stall_limit_s: float) -> None:
         """Send the last bytes and the end of the body. Raises ClientStalled, ConnectionError."""
         if self._transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        try:
-            async with asyncio.timeout(stall_limit_s):
-                await self._response.write_eof(last)
-        except TimeoutError:
-            raise ClientStalled from None
+        await until_taken(self._transport, self._response.write_eof(last), stall_limit_s)
 
     def abort(self) -> None:
         """Drop the connection, so that a cut answer does not look like a whole one."""

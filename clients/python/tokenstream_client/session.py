@@ -138,6 +138,7 @@ class Session:
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next call, but not with an answer that has not been tried once."""
+        self._added.clear()  # those before had the call that was lost
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._added.wait()
@@ -145,7 +146,6 @@ class Session:
     async def _connection(self) -> TokenstreamError:
         """Carry answers over one call, until it ends; return how."""
         call = self._open_call()
-        self._added.clear()
         self._multiplexer.connected()
         self._connected = True
         self._frames.set()

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from httpx_sse import ServerSentEvent
 
 from gateway_sse.config import GatewaySettings
 from gateway_sse.streaming.relay import Relay
@@ -60,6 +61,27 @@ async def test_a_reader_that_acknowledges_nothing_is_ended_after_the_stall_limit
     assert told[-2].json()["error"]["reason"] == "STREAM_STALLED"
     gateway.stop.set()
     await gateway.serving
+
+
+@pytest.mark.parametrize("ack_window", [1, 2])
+async def test_tokens_without_text_never_stall_a_client_that_acknowledges_all_it_hears_of(
+    serve: Serve, bridges: Bridges, ack_window: int
+) -> None:
+    # A token is a byte: of the emoji's four, three have no text, and no event.
+    bridge = bridges(await serve(ScriptedEngine(step_s=0.002)), stall_limit_s=1)
+    paced: dict[str, Any] = {"max_delay_ms": 0, "max_tokens_per_message": 1}
+    told = list[ServerSentEvent]()
+    async with (
+        httpx.AsyncClient(base_url=bridge.url) as http,
+        reading(bridge.url, prompt="a😀b", ack_window=ack_window, **paced) as events,
+    ):
+        async for event in events:
+            told.append(event)
+            stream_id, _, place = event.id.partition(":")
+            if place.isdecimal():
+                await acknowledge(http, {"next_token_index": int(place)}, stream_id)
+    assert [event.event for event in told[-2:]] == ["finished", "message"]
+    assert text_of(told).startswith("a😀b")
 
 
 async def gateway_stays_silent(gateway: Gateway) -> None:

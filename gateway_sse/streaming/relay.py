@@ -163,8 +163,9 @@ class Relay:
         """
         if self._over:
             return
-        moved = self._encoder.moved() if self.can_be_resumed else None
-        if moved is None:
+        # Before the start it is a status that says so, behind it only some forms can.
+        moved = b"" if self.stream.started is None else self._encoder.moved()
+        if moved is None or not self.can_be_resumed:
             self.stream.cancel()  # the pump, or the first event, gets to know
             return
         self._end(Outcome.MOVED, moved)

@@ -291,7 +291,7 @@ class Play:
         if outcome is Outcome.LEFT and has_name and not (self.cut or self.was_silent):
             lingers, stays = parting.linger_s > 0, parting.detach
         elif outcome is Outcome.REFUSED:
-            stays = self.asked.resumed and self.asked.form is not TextEncoder
+            stays = self.asked.resumed
         elif self.was_silent or (self.cut and outcome is not Outcome.MOVED):
             return  # by whom it was closed tells more than this model knows
         runs = self.ended is None

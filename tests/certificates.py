@@ -27,10 +27,11 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
         self.certificate = self._sign(self._name, self._key, authority=True)
 
-    def certify(self, name: str, *, expired: bool = False) -> Certified:
+    def certify(self, name: str, *, expired: bool = False, host: str = "localhost") -> Certified:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        return Certified(self._sign(subject, key, authority=False, expired=expired), pem(key))
+        signed = self._sign(subject, key, authority=False, expired=expired, host=host)
+        return Certified(signed, pem(key))
 
     def _sign(
         self,
@@ -39,6 +40,7 @@ class Authority:
         *,
         authority: bool,
         expired: bool = False,
+        host: str = "localhost",
     ) -> bytes:
         now = datetime.datetime.now(datetime.UTC) - (3 * DAY if expired else 0 * DAY)
         return (
@@ -54,7 +56,7 @@ class Authority:
                 x509.SubjectAlternativeName(
                     [
                         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-                        x509.DNSName("localhost"),
+                        x509.DNSName(host),
                     ]
                 ),
                 critical=False,

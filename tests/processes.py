@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 PATIENCE_S = 20.0
-SERVICE = ("-m", "tests.scripted_service")
+SERVICE = ("-m", "tests.scripted_service", "serve")
 BRIDGE = ("-m", "tokenstream_cli.main", "gateway")
 
 

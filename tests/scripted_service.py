@@ -1,6 +1,6 @@
-"""The service over the scripted engine, as a process: `python -m tests.scripted_service`.
+"""The service over the scripted engine, as a process: `python -m tests.scripted_service serve`.
 
-Settings come from the environment as usual, and `SCRIPTED_STEP_S` besides.
+Its settings are read as `tokenstream` reads them, and `SCRIPTED_STEP_S` from the environment.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ from service.app import serve
 from service.config import ServiceSettings
 from service.engine.scripted import ScriptedEngine
 from service.telemetry import logging
+from tokenstream_cli.settings import load
 
 
 def main() -> int:
-    settings = ServiceSettings()
+    settings = load(ServiceSettings, command="serve", section="service", argv=sys.argv[2:])
     logging.configure(settings.log_format, settings.log_level)
 
     async def run() -> int:

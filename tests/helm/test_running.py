@@ -21,9 +21,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.admission.callers import key_line, new_key
-from tests.helm.certificates import Authority
+from tests.certificates import Authority
 from tests.helm.chart import CHART, OPEN, ROOT, Manifest, Values, read, render, the, with_values
 from tests.helm.laid_out import LaidOut, Secrets, laid_out, laid_out_test
+from tests.helm.secrets import secret_of
 
 PATIENCE_S = 30.0
 SERVICE_HOST = "demo-tokenstream-service.prod.svc"
@@ -93,7 +94,7 @@ def install(root: Path, values: Values, secrets: Secrets, stack: ExitStack) -> R
     manifests = render(values)
     pods = {part: laid_out(manifests, part, root / part, secrets) for part in ("service", "bridge")}
     pods["bridge"].edit(SERVICE_HOST, "127.0.0.1")
-    service = start(pods["service"], ["tests.helm.scripted_service"])
+    service = start(pods["service"], ["tests.scripted_service"])
     stack.callback(stop, service)
     bridge = start(pods["bridge"], ["tokenstream_cli.main"])
     stack.callback(stop, bridge)
@@ -125,9 +126,9 @@ def mutual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     secrets = {
         "keys": {"keys.txt": key_line("team", key, "made for this").encode() + b"\n"},
         "key": {"api-key": key.encode()},
-        "service": authority.server(SERVICE_HOST),
-        "bridge": authority.server("chat.example.com"),
-        "client": authority.client("bridge"),
+        "service": secret_of(authority, SERVICE_HOST),
+        "bridge": secret_of(authority, "chat.example.com"),
+        "client": secret_of(authority, "bridge"),
     }
     values: Values = {
         "auth": {"apiKeysSecret": {"name": "keys"}},
@@ -153,8 +154,8 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     secrets = {
         "keys": {"keys.txt": key_line("team", key, "made for this").encode() + b"\n"},
         "key": {"api-key": key.encode()},
-        "service": authority.server(SERVICE_HOST),
-        "bridge": authority.server("chat.example.com"),
+        "service": secret_of(authority, SERVICE_HOST),
+        "bridge": secret_of(authority, "chat.example.com"),
     }
     values: Values = {
         "auth": {"apiKeysSecret": {"name": "keys"}},

@@ -44,8 +44,12 @@ ENV PATH=/opt/tokenstream/bin:$PATH \
     HOME=/cache \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    NVIDIA_VISIBLE_DEVICES=all
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Which GPUs is the device plugin's to say, or `docker run --gpus`.
+# What compiles with nvcc and g++, which are not in here: FlashInfer's sampler (at the profiling
+# run, so no start would succeed) and DeepGEMM. vLLM has others in their place.
+ENV VLLM_USE_FLASHINFER_SAMPLER=0 \
+    VLLM_USE_DEEP_GEMM=0
 USER 10001:10001
 EXPOSE 50051 9101
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["tokenstream", "health", "serve"]

@@ -1,3 +1,4 @@
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm.chart import OPEN, container, render, the
+from tests.helm.chart import OPEN, container, render, the, with_values
 from tests.images.dockerfile import FILES, ROOT, copied, locked, stages
 from tokenstream_cli.main import _COMMANDS
 
@@ -95,6 +96,42 @@ def test_the_ports_are_those_of_the_chart(path: Path) -> None:
     part = "bridge" if path.stem == "bridge" else "service"
     ports = [port["containerPort"] for port in container(render(OPEN), part)["ports"]]
     assert [int(port) for port in stages(path)[-1].the("EXPOSE").split()] == ports
+
+
+def _cuda_environment() -> dict[str, str]:
+    lines = stages(ROOT / "images" / "service-cuda.Dockerfile")[-1].all("ENV")
+    return dict(pair.split("=", 1) for line in lines for pair in line.split())
+
+
+def _installed(package: str, file: str) -> str:
+    """A module's text, without importing it."""
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.origin is not None
+    return (Path(found.origin).parent / file).read_text()
+
+
+def test_no_kernel_has_to_be_compiled_by_a_compiler_that_the_image_lacks() -> None:
+    """FlashInfer's sampler and DeepGEMM run nvcc at the start; vLLM has both on by default."""
+    last = stages(ROOT / "images" / "service-cuda.Dockerfile")[-1]
+    assert not re.search(r"nvcc|g\+\+|cuda-toolkit", " ".join(last.all("RUN")))
+    read_by_vllm = _installed("vllm", "envs.py")
+    for name in ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_DEEP_GEMM"):
+        assert f"    {name}: bool = True" in read_by_vllm, "not on by default any more"
+        assert _cuda_environment()[name] == "0"
+    asked = _installed("vllm", "v1/sample/ops/topk_topp_sampler.py")
+    gate = asked.index("if not envs.VLLM_USE_FLASHINFER_SAMPLER:")
+    assert gate < asked.index("flashinfer import FlashInferBackend"), "asked before it is imported"
+
+
+def test_which_gpus_a_container_sees_is_left_to_the_device_plugin() -> None:
+    assert "NVIDIA_VISIBLE_DEVICES" not in _cuda_environment()
+
+
+def test_a_user_of_the_chart_can_still_switch_on_what_the_image_switches_off() -> None:
+    wanted = {"name": "VLLM_USE_FLASHINFER_SAMPLER", "value": "1"}
+    values = with_values(OPEN, {"service": {"extraEnv": [wanted]}})
+    assert container(render(values), "service")["env"][-1] == wanted
 
 
 @of_each_lock

@@ -11,7 +11,9 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from gateway_sse.config import GatewaySettings
+from service import app
 from service.config import ServiceSettings
+from service.engine import vllm_client
 from tests.helm.chart import (
     CHART,
     EXAMPLES,
@@ -231,6 +233,43 @@ def test_the_model_comes_from_where_it_is_said_to_be(
     assert copies == ([["cp", "-R", "/m/.", "/models/"]] if "emptyDir" in mounted else [])
 
 
+def test_the_copy_of_a_model_has_resources_of_its_own() -> None:
+    """A namespace with a quota starts no container without."""
+    image = {"reference": "r/m:1", "path": "/m", "mount": "copy"}
+    model: Values = {"source": "image", "image": image}
+
+    def resources() -> Any:
+        pod = the(render(OPEN | {"model": model}), "Deployment", "service")["spec"]["template"]
+        (copy,) = pod["spec"]["initContainers"]
+        return copy["resources"]
+
+    assert set(resources()) == {"requests", "limits"}
+    image["copyResources"] = {"requests": {"cpu": "2"}, "limits": {"memory": "2Gi"}}
+    assert resources()["requests"]["cpu"] == "2"
+    assert resources()["limits"] == {"memory": "2Gi"}
+
+
+def test_a_public_certificate_is_checked_by_the_usual_roots_and_needs_no_ca_in_its_secret() -> None:
+    values = with_values(
+        OPEN,
+        {
+            "service": {"tls": {"allowPlaintext": False, "secretName": "tls"}},
+            "bridge": {"upstream": {"systemRoots": True}},
+        },
+    )
+    manifests = render(values)
+    gateway = section(manifests, "gateway")
+    assert gateway["upstream_tls"] is True
+    assert "upstream_ca_file" not in gateway
+    (_, *arguments) = the(manifests, "Pod")["spec"]["containers"][0]["args"]
+    asked = parse(arguments)
+    assert asked.tls
+    assert asked.ca_file is None
+    bridge = the(manifests, "Deployment", "bridge")["spec"]["template"]["spec"]
+    for pod in (bridge, the(manifests, "Pod")["spec"]):
+        assert not [v for v in pod.get("volumes", []) if v["name"] == "upstream-ca"]
+
+
 def test_a_revision_and_the_hubs_token_are_passed_on() -> None:
     hub = {"id": "a/b", "revision": "v2", "tokenSecret": {"name": "hub"}}
     manifests = render(OPEN | {"model": {"source": "hub", "hub": hub}})
@@ -271,6 +310,16 @@ def test_the_grace_is_what_a_drain_takes_at_most() -> None:
     assert _grace(manifests, "bridge") == 39
     assert container(manifests, "service")["lifecycle"] == {"preStop": {"sleep": {"seconds": 3}}}
     assert "lifecycle" not in container(manifests, "bridge")
+
+
+def test_the_margin_of_the_service_is_what_its_own_end_may_take() -> None:
+    """Last words, last statuses, the engine's end, and the processes that it leaves."""
+    bounds = (
+        *(app._LAST_WORDS_S, app._LAST_STATUS_S),
+        *(vllm_client._STOP_GRACE_S, vllm_client._LEFTOVER_GRACE_S),
+    )
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert sum(bounds) < defaults["service"]["shutdownMarginSeconds"] <= sum(bounds) + 5
 
 
 def test_a_longer_grace_is_taken_as_it_is() -> None:

@@ -1,9 +1,22 @@
+import json
 from pathlib import Path
 
 import helm_python as helm
 import pytest
 
-from tests.helm.chart import CHART, EXAMPLES, OPEN, container, example, notes, render, section, the
+from tests.helm.chart import (
+    CHART,
+    EXAMPLES,
+    OPEN,
+    container,
+    example,
+    notes,
+    read,
+    render,
+    section,
+    the,
+    with_values,
+)
 from tests.helm.kubernetes import VERSIONS, check
 
 LONGEST_NOTES = 10  # lines
@@ -31,6 +44,11 @@ def test_kubernetes_takes_every_object_of_an_example(path: Path) -> None:
     for manifest in manifests:
         check(manifest)
     assert len(VERSIONS) == 3
+
+
+def test_the_oldest_kubernetes_that_the_chart_claims_is_one_that_objects_are_checked_with() -> None:
+    (claimed,) = read((CHART / "Chart.yaml").read_text())
+    assert claimed["kubeVersion"] == f">={VERSIONS[0]}.0-0"
 
 
 @by_name
@@ -75,6 +93,21 @@ def test_the_dashboard_is_shipped_for_grafanas_sidecar_to_find() -> None:
     manifests = render(example(CHART / "examples" / "eight-gpus.yaml"))
     shipped = the(manifests, "ConfigMap", "dashboards")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
-    files = {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
-    assert files
-    assert shipped["data"] == files
+    ((name, text),) = shipped["data"].items()
+    assert name == "prod-demo-tokenstream.json"
+    original = json.loads((CHART / "dashboards" / "tokenstream.json").read_text())
+    sent = json.loads(text)
+    own = {"uid": sent["uid"], "title": "tokenstream (prod/demo-tokenstream)"}
+    assert sent == original | own
+    assert len(sent["uid"]) <= 40, "Grafana takes no longer one"
+
+
+def test_dashboards_of_several_releases_live_side_by_side_in_one_grafana() -> None:
+    values = with_values(OPEN, {"metrics": {"dashboards": {"enabled": True}}})
+    files, uids = set(), set()
+    for release, namespace in (("a", "prod"), ("b", "prod"), ("a", "staging")):
+        shipped = the(render(values, release, namespace), "ConfigMap", "dashboards")
+        ((name, text),) = shipped["data"].items()
+        files.add(name)
+        uids.add(json.loads(text)["uid"])
+    assert len(files) == len(uids) == 3

@@ -54,6 +54,8 @@ SCHEMA: list[tuple[str, Any, tuple[str, ...]]] = [
     ("bindAddress", "localhost", ("/bindAddress", "localhost")),
     ("metrics.serviceMonitor.interval", "often", ("/metrics/serviceMonitor/interval", "often")),
     ("networkPolicy.serviceFrom", [{}], ("/networkPolicy/serviceFrom/0", "minProperties")),
+    ("networkPolicy.dnsPorts", [], ("/networkPolicy/dnsPorts", "minItems")),
+    ("service.autoscaling.keda.cooldownPeriodSeconds", 5, ("cooldownPeriodSeconds", "not allowed")),
     ("tests.maxTokens", 0, ("/tests/maxTokens", "minimum")),
     ("auth.allowAnonymous", "yes", ("/auth/allowAnonymous", "want boolean")),
 ]
@@ -70,6 +72,9 @@ def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, said: tuple
 
 KEYS = {"auth": {"allowAnonymous": False, "apiKeysSecret": {"name": "keys"}}}
 TLS = {"service": {"tls": {"allowPlaintext": False, "secretName": "tls"}}}
+KEDA = at("service.autoscaling", {"enabled": True, "keda": {"serverAddress": "http://p:9090"}})
+ROUTE = {"enabled": True, "parentRefs": [{"name": "edge"}]}
+LATE = {"maxSurge": 0, "maxUnavailable": 1}
 
 CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("service.enabled", False) | at("bridge.enabled", False), "nothing would be installed"),
@@ -106,7 +111,7 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("service.resources.limits", {"nvidia.com/gpu": 1}), "say how many in service.gpu.count"),
     (at("service.cache", {"claimName": "a", "sizeLimit": "1Gi"}), "the claim has the size"),
     (at("config.service.low_mark", 256), "low_mark (256) must be below"),
-    (at("service.terminationGracePeriodSeconds", 151), "less than its drain takes: 152"),
+    (at("service.terminationGracePeriodSeconds", 156), "less than its drain takes: 157"),
     (at("bridge.terminationGracePeriodSeconds", 30), "less than its drain takes: 77"),
     (at("bridge.podDisruptionBudget.minAvailable", 1), "one of minAvailable and maxUnavailable"),
     (at("service.strategy.maxSurge", 0), "no rollout could begin"),
@@ -118,6 +123,30 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
         "it needs bridge.resources.requests.cpu",
     ),
     (at("service.autoscaling.enabled", True), "serverAddress: where is Prometheus"),
+    (KEDA, "needs metrics.serviceMonitor.enabled"),
+    (with_values(KEDA, at("service.autoscaling.keda.query", "sum(a)")), "keda.runningQuery"),
+    (
+        at("service.grpcRoute", ROUTE),
+        "networkPolicy.serviceFrom lets in only pods of the namespace",
+    ),
+    (at("service.service.type", "LoadBalancer"), "networkPolicy.serviceFrom lets in only"),
+    (at("service.service.type", "NodePort"), "service.service.type=NodePort"),
+    (
+        with_values(at("service.service.type", "NodePort"), at("networkPolicy.serviceFrom", [])),
+        "networkPolicy.serviceFrom lets in only",
+    ),
+    (at("metrics.serviceMonitor.enabled", True), "networkPolicy.metricsFrom: who is Prometheus"),
+    (at("service.cache.claimName", "a"), "service.strategy.maxSurge=0"),
+    (
+        {"service": {"cache": {"claimName": "a"}, "replicas": 2, "strategy": LATE}},
+        "service.cache.accessMode=ReadWriteMany",
+    ),
+    (at("service.cache.accessMode", "ReadWriteMany"), "accessMode is that of a claim"),
+    (at("bridge.upstream.systemRoots", True), "systemRoots is of use only with TLS"),
+    (
+        with_values(TLS, at("bridge.upstream", {"systemRoots": True, "caSecretName": "a"})),
+        "bridge.upstream.caSecretName contradict",
+    ),
     (at("service.grpcRoute.enabled", True), "which gateway"),
     (at("bridge.httpRoute.enabled", True), "which gateway"),
     (at("bridge.ingress.enabled", True), "needs bridge.ingress.hosts"),

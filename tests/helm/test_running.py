@@ -248,7 +248,8 @@ def test_what_the_service_is_scaled_on_is_a_metric_of_its_own(plain: Release) ->
     port = plain.service.ports["metrics"]
     said = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     for kind in ("keda", "hpa"):
-        assert f"# TYPE {scaling[kind]['metric']} gauge" in said
+        for metric in (scaling[kind]["metric"], scaling[kind]["runningMetric"]):
+            assert f"# TYPE {metric} gauge" in said
 
 
 def test_the_images_health_check_is_answered(release: Release) -> None:

@@ -38,6 +38,9 @@ _PARENTS = st.lists(
     max_size=2,
 )
 _HOSTS = st.lists(st.sampled_from(["a.example.com", "*.example.com"]), max_size=2, unique=True)
+SHARED_CACHE = {"claimName": "cache", "accessMode": "ReadWriteMany"}
+# The one way in that is refused together with a route or a port of nodes, as nobody came through.
+_OUTSIDE = {"ipBlock": {"cidr": "192.0.2.0/24"}}
 _QUANTITIES = st.sampled_from(["500m", "2", 4, "1.5", "16Gi"])
 _RESOURCES = st.fixed_dictionaries(
     {"requests": st.fixed_dictionaries({"cpu": _QUANTITIES, "memory": st.just("1Gi")})},
@@ -173,6 +176,7 @@ def value_sets(draw: st.DrawFn) -> Values:
     with_service, with_bridge = parts
     keys, encrypted = draw(st.booleans()), draw(st.booleans())
     gpus = draw(st.sampled_from([0, 1, 4]))
+    scraped = draw(st.booleans())
     ports = draw(st.lists(_PORTS, min_size=4, max_size=4, unique=True))
 
     service: Values = draw(st.fixed_dictionaries({}, optional=_placed()))
@@ -182,7 +186,7 @@ def value_sets(draw: st.DrawFn) -> Values:
         "ports": {"grpc": ports[0], "metrics": ports[1]},
         "gpu": {"count": gpus, "resource": draw(st.sampled_from(["nvidia.com/gpu", "gpu.io/a"]))},
         "tls": _tls(draw, secret=encrypted),
-        "cache": draw(st.sampled_from([{}, {"claimName": "cache"}, {"sizeLimit": "20Gi"}])),
+        "cache": draw(st.sampled_from([{}, SHARED_CACHE, {"sizeLimit": "20Gi"}])),
         "sharedMemory": {"sizeLimit": draw(st.sampled_from(["64Mi", "1Gi"]))},
         "grpcRoute": {
             "enabled": draw(st.booleans()),
@@ -197,7 +201,8 @@ def value_sets(draw: st.DrawFn) -> Values:
         "maxReplicas": draw(st.integers(1, 8)),
         "keda": {
             "serverAddress": "http://prometheus.monitoring:9090",
-            "query": draw(st.sampled_from(["", "sum(up{a='b', c=\"d\"})"])),
+            "query": "sum(up{a='b', c=\"d\"})" if not scraped else draw(st.sampled_from(["", "up"])),
+            "runningQuery": "sum(a)" if not scraped else draw(st.sampled_from(["", "up"])),
             "authenticationRef": draw(st.sampled_from(["", "prometheus"])),
         },
     }
@@ -207,7 +212,9 @@ def value_sets(draw: st.DrawFn) -> Values:
         upstream["address"] = "tokenstream.elsewhere.svc:50051"
         upstream["tls"] = encrypted
     if encrypted:
-        upstream["caSecretName"] = draw(st.sampled_from(["", "authorities"]))
+        upstream["systemRoots"] = draw(st.booleans())
+        if not upstream["systemRoots"]:
+            upstream["caSecretName"] = draw(st.sampled_from(["", "authorities"]))
         needed = bool(with_service and service["tls"]["clientCaKey"])
         if needed or draw(st.booleans()):
             upstream["clientCertificateSecretName"] = draw(_NAMES)
@@ -280,14 +287,15 @@ def value_sets(draw: st.DrawFn) -> Values:
         "service": service,
         "bridge": bridge,
         "metrics": {
-            "serviceMonitor": {"enabled": draw(st.booleans()), "labels": draw(_TEXTS)},
+            "serviceMonitor": {"enabled": scraped, "labels": draw(_TEXTS)},
             "dashboards": {"enabled": draw(st.booleans()), "annotations": draw(_TEXTS)},
         },
         "networkPolicy": {
             "enabled": draw(st.booleans()),
-            "serviceFrom": draw(_PEERS),
+            "serviceFrom": [*draw(_PEERS), _OUTSIDE],
             "bridgeFrom": draw(_PEERS),
-            "metricsFrom": draw(_PEERS),
+            "metricsFrom": [*draw(_PEERS), *([_OUTSIDE] if scraped else [])],
+            "dnsPorts": draw(st.sampled_from([[53], [53, 5353]])),
             "egressTo": draw(_PEERS),
         },
         "tests": {

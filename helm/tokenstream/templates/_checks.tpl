@@ -5,6 +5,9 @@
 {{- if not (or $values.service.enabled $values.bridge.enabled) -}}
 {{- fail "service.enabled and bridge.enabled are both false: nothing would be installed" -}}
 {{- end -}}
+{{- if and $values.metrics.serviceMonitor.enabled $values.networkPolicy.enabled (not $values.networkPolicy.metricsFrom) -}}
+{{- fail "networkPolicy.metricsFrom: who is Prometheus? With metrics.serviceMonitor.enabled, name whom the ports for operators are open to, such as its namespace" -}}
+{{- end -}}
 {{- if $values.service.enabled -}}
 {{- include "tokenstream.checkService" . -}}
 {{- end -}}
@@ -46,12 +49,29 @@
 {{- if and $service.cache.claimName $service.cache.sizeLimit -}}
 {{- fail "service.cache.sizeLimit is of the node's folder; with service.cache.claimName the claim has the size" -}}
 {{- end -}}
+{{- if and (not $service.cache.claimName) (ne $service.cache.accessMode "ReadWriteOnce") -}}
+{{- fail "service.cache.accessMode is that of a claim, but service.cache.claimName is empty" -}}
+{{- end -}}
+{{- $surges := ne (toString $service.strategy.maxSurge | trimSuffix "%") "0" -}}
+{{- $several := or $surges $service.autoscaling.enabled (gt (int $service.replicas) 1) -}}
+{{- if and $service.cache.claimName (eq $service.cache.accessMode "ReadWriteOnce") $several -}}
+{{- fail "service.cache.claimName is ReadWriteOnce, so a second pod on another node would wait for it forever: take one replica, no autoscaling and service.strategy.maxSurge=0 (with maxUnavailable=1), or say service.cache.accessMode=ReadWriteMany where the claim is that" -}}
+{{- end -}}
 {{- if and $service.grpcRoute.enabled (not $service.grpcRoute.parentRefs) -}}
 {{- fail "service.grpcRoute.enabled needs service.grpcRoute.parentRefs: which gateway?" -}}
+{{- end -}}
+{{- $policy := $values.networkPolicy -}}
+{{- $outside := or $service.grpcRoute.enabled (ne $service.service.type "ClusterIP") -}}
+{{- if and $policy.enabled $outside (has (toJson $policy.serviceFrom) (list "[]" "[{\"podSelector\":{}}]")) -}}
+{{- fail (printf "networkPolicy.serviceFrom lets in only pods of the namespace, but service.grpcRoute.enabled=%t and service.service.type=%s are for callers from elsewhere: name the gateway's namespace or the callers' addresses" $service.grpcRoute.enabled $service.service.type) -}}
 {{- end -}}
 {{- if $service.autoscaling.enabled -}}
 {{- if and (eq $service.autoscaling.kind "keda") (not $service.autoscaling.keda.serverAddress) -}}
 {{- fail "service.autoscaling.keda.serverAddress: where is Prometheus?" -}}
+{{- end -}}
+{{- $own := and $service.autoscaling.keda.query $service.autoscaling.keda.runningQuery -}}
+{{- if and (eq $service.autoscaling.kind "keda") (not $own) (not $values.metrics.serviceMonitor.enabled) -}}
+{{- fail "service.autoscaling.kind=keda needs metrics.serviceMonitor.enabled=true, whose targets its queries read, or queries of your own (service.autoscaling.keda.query and service.autoscaling.keda.runningQuery)" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -96,6 +116,12 @@
 {{- end -}}
 {{- else if not $upstream.address -}}
 {{- fail "bridge.upstream.address: where is the service? This release has none (service.enabled=false)" -}}
+{{- end -}}
+{{- if and $upstream.systemRoots $upstream.caSecretName -}}
+{{- fail "bridge.upstream.systemRoots and bridge.upstream.caSecretName contradict each other: leave one out" -}}
+{{- end -}}
+{{- if and $upstream.systemRoots (not (include "tokenstream.upstreamTls" .)) -}}
+{{- fail "bridge.upstream.systemRoots is of use only with TLS to the service" -}}
 {{- end -}}
 {{- if and $upstream.clientCertificateSecretName (not (include "tokenstream.upstreamTls" .)) -}}
 {{- fail "bridge.upstream.clientCertificateSecretName is of use only with TLS to the service" -}}

@@ -80,7 +80,7 @@ true
 
 {{/* Name of the Secret with the authorities of the service's certificate; may be empty. */}}
 {{- define "tokenstream.upstreamCaSecret" -}}
-{{- if include "tokenstream.upstreamTls" . -}}
+{{- if and (include "tokenstream.upstreamTls" .) (not .Values.bridge.upstream.systemRoots) -}}
 {{- default (ternary .Values.service.tls.secretName "" .Values.service.enabled) .Values.bridge.upstream.caSecretName -}}
 {{- end -}}
 {{- end -}}

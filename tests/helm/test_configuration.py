@@ -235,7 +235,7 @@ def test_the_model_comes_from_where_it_is_said_to_be(
 
 def test_the_copy_of_a_model_has_resources_of_its_own() -> None:
     """A namespace with a quota starts no container without."""
-    image = {"reference": "r/m:1", "path": "/m", "mount": "copy"}
+    image: Values = {"reference": "r/m:1", "path": "/m", "mount": "copy"}
     model: Values = {"source": "image", "image": image}
 
     def resources() -> Any:

@@ -30,7 +30,7 @@ def test_the_table_of_a_drain_adds_up_to_what_is_render() -> None:
 
 
 def test_examples_of_values_on_the_page_are_values() -> None:
-    blocks = re.findall(r"```yaml\n(bridge:.*?)```", PAGE, re.S)
-    assert blocks
+    blocks = re.findall(r"```yaml\n((?:bridge|networkPolicy):.*?)```", PAGE, re.S)
+    assert len(blocks) > 1
     for block in blocks:
         render(with_values(OPEN, read(block)[0]))

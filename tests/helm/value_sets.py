@@ -195,14 +195,16 @@ def value_sets(draw: st.DrawFn) -> Values:
             "annotations": draw(_TEXTS),
         },
     }
+    own = "sum(up{a='b', c=\"d\"})"
+    queries = st.sampled_from(["", own] if scraped else [own])
     service["autoscaling"] = {
         "enabled": draw(st.booleans()),
         "kind": draw(st.sampled_from(["keda", "hpa"])),
         "maxReplicas": draw(st.integers(1, 8)),
         "keda": {
             "serverAddress": "http://prometheus.monitoring:9090",
-            "query": "sum(up{a='b', c=\"d\"})" if not scraped else draw(st.sampled_from(["", "up"])),
-            "runningQuery": "sum(a)" if not scraped else draw(st.sampled_from(["", "up"])),
+            "query": draw(queries),
+            "runningQuery": draw(queries),
             "authenticationRef": draw(st.sampled_from(["", "prometheus"])),
         },
     }

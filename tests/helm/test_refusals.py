@@ -142,6 +142,10 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
         "service.cache.accessMode=ReadWriteMany",
     ),
     (at("service.cache.accessMode", "ReadWriteMany"), "accessMode is that of a claim"),
+    (
+        {part: {"serviceAccount": {"name": "robot"}} for part in ("service", "bridge")},
+        "serviceAccount.create=false for one",
+    ),
     (at("bridge.upstream.systemRoots", True), "systemRoots is of use only with TLS"),
     (
         with_values(TLS, at("bridge.upstream", {"systemRoots": True, "caSecretName": "a"})),

@@ -251,6 +251,8 @@ def value_sets(draw: st.DrawFn) -> Values:
             "maxReplicas": draw(st.integers(2, 9)),
         },
     }
+    if service.get("serviceAccount", {}).get("name"):  # both may use it, one may make it
+        bridge["serviceAccount"] = {"create": False, "name": "robot"}
     engine_args: Values = {"max_model_len": draw(st.integers(1, 10_000_000))}
     if gpus > 1:
         engine_args |= draw(

@@ -8,6 +8,11 @@
 {{- if and $values.metrics.serviceMonitor.enabled $values.networkPolicy.enabled (not $values.networkPolicy.metricsFrom) -}}
 {{- fail "networkPolicy.metricsFrom: who is Prometheus? With metrics.serviceMonitor.enabled, name whom the ports for operators are open to, such as its namespace" -}}
 {{- end -}}
+{{- $both := and $values.service.enabled $values.bridge.enabled -}}
+{{- $made := and $values.service.serviceAccount.create $values.bridge.serviceAccount.create -}}
+{{- if and $both $made (eq (include "tokenstream.serviceAccountName" (list . "service")) (include "tokenstream.serviceAccountName" (list . "bridge"))) -}}
+{{- fail "service.serviceAccount.name and bridge.serviceAccount.name are the same: set serviceAccount.create=false for one of the two" -}}
+{{- end -}}
 {{- if $values.service.enabled -}}
 {{- include "tokenstream.checkService" . -}}
 {{- end -}}

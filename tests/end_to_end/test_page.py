@@ -34,10 +34,14 @@ LENGTH = 640
 CUT_S = 3.0
 NOTHING = EngineCensus(0, 0)
 ANSWER = ".answer-text"
-IS_STREAMING = """() =>
-    document.querySelector(".answer-text")?.textContent.includes("Second,") &&
-    document.querySelector("#status").textContent === "Streaming…"
-"""
+# With each frame, from before the question on: an answer lasts four seconds.
+WATCH = """() => { window.isStreaming = new Promise((resolve) => {
+    const look = () =>
+        document.querySelector(".answer-text")?.textContent.includes("Second,") &&
+        document.querySelector("#status").textContent === "Streaming…"
+            ? resolve() : requestAnimationFrame(look);
+    look();
+}); }"""
 
 
 @dataclass
@@ -118,9 +122,10 @@ async def uncut(real: RealService) -> str:
 async def ask(page: Page) -> None:
     """Ask, and wait for the answer to be on its way."""
     await page.locator("#prompt").fill(QUESTION)
+    await page.evaluate(WATCH)
     await page.locator("#send").click()
-    # Looked at with each frame, not now and then: an answer lasts four seconds.
-    await page.wait_for_function(IS_STREAMING, timeout=20_000)
+    async with asyncio.timeout(20):
+        await page.evaluate("() => window.isStreaming")
 
 
 async def whole(page: Page, uncut: str, notes: int) -> None:

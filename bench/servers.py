@@ -116,7 +116,7 @@ def bridge(setup: Setup, *flags: str) -> Iterator[Server]:
             *flags,
         ]
         with started(command, _ENVIRONMENT, setup.log) as process:
-            _until_ready(process, setup.log, lambda: _http_ok(address, "/readyz"))
+            _until_ready(process, setup.log, lambda: _http_ok(address, "/readyz?upstream=1"))
             frontends = {"bridge": process.pid} | behind.frontends
             yield Server(address, frontends, behind.address)
 

@@ -204,8 +204,9 @@ def _small_paths() -> dict[str, Any]:
         "/readyz": {
             "get": {
                 "operationId": "readyz",
-                "summary": "Whether it takes requests, and the service behind it does",
+                "summary": "Whether it takes requests; with upstream=1, the service behind it, too",
                 "security": [],
+                "parameters": [{"name": "upstream", "in": "query", "schema": {"enum": ["0", "1"]}}],
                 "responses": {"200": status, "503": status},
             }
         },

@@ -21,7 +21,7 @@ from gateway_sse.bridge import BRIDGE, Bridge
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import SlowSenders
 from gateway_sse.doors.malformed import keep_out_of_the_log
-from gateway_sse.health import is_ready
+from gateway_sse.health import asks_upstream, is_ready
 from gateway_sse.metrics_port import metrics_port
 from gateway_sse.streaming.open_streams import OpenStreams
 from gateway_sse.tls import TlsFilesError, server_context
@@ -172,15 +172,17 @@ async def _drain(settings: GatewaySettings, streams: OpenStreams) -> None:
                 await streams.was_cut.wait()
     streams.refusing = True
     _log.info("gateway stopping, %d streams open", len(streams))
-    await _until_empty(streams, settings.drain_grace_s)
+    await _until_empty(streams, settings.drain_grace_s, or_cut=True)
 
 
-async def _until_empty(streams: OpenStreams, seconds: float) -> None:
+async def _until_empty(streams: OpenStreams, seconds: float, *, or_cut: bool = False) -> None:
+    waits = [streams.until_empty(), *([streams.was_cut.wait()] if or_cut else [])]
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        async with asyncio.timeout(seconds):
-            await streams.until_empty()
-    except TimeoutError:
-        pass
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _protocol(server: web.Server) -> web.RequestHandler:
@@ -209,7 +211,10 @@ async def _serve_metrics(
     try:
         await beside.enter_async_context(
             metrics_port(
-                settings.metrics_listen, metrics.registry, refresh, lambda: is_ready(bridge)
+                settings.metrics_listen,
+                metrics.registry,
+                refresh,
+                lambda request: is_ready(bridge, asks_upstream(request)),
             )
         )
     except OSError as error:

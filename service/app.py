@@ -143,6 +143,8 @@ class Service:
                 if died:
                     _log.error("engine_died")
                 await self._drain(EngineDead if died else ServiceStopping)
+                if not died and (died := self.demultiplexer.died.is_set()):
+                    _log.error("engine_died", while_="draining")
             finally:
                 timer.close()
                 tasks = (probing, sweeping, telling, demultiplexing)

@@ -97,6 +97,6 @@ def bridge(log: Path, upstream: str, **settings: str) -> AbstractAsyncContextMan
 
 async def _is_ready(http: httpx.AsyncClient, metrics: str) -> bool:
     try:
-        return (await http.get(f"http://{metrics}/readyz")).status_code == 200
+        return (await http.get(f"http://{metrics}/readyz?upstream=1")).status_code == 200
     except httpx.TransportError:
         return False

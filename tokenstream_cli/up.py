@@ -213,7 +213,7 @@ async def _end(
 async def _announce(parts: Parts) -> None:
     """Print what to try once the bridge says that the service behind it is ready."""
     url = f"{parts.gateway_scheme}://{parts.gateway}"
-    while not await asyncio.to_thread(_answers, f"{url}/readyz"):  # noqa: ASYNC110 - another process's event
+    while not await asyncio.to_thread(_answers, f"{url}/readyz?upstream=1"):  # noqa: ASYNC110 - another process's event
         await asyncio.sleep(_PROBE_EVERY_S)
     print(_TRY.format(program=_program(), service=parts.service, gateway=url), flush=True)
 

@@ -34,8 +34,10 @@ _OTHER: Final = "other"  # paths that nobody knows are one label, however many t
 async def errors_answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what a handler raised, and count what was answered."""
     streams = bridge_of(request).streams
+    # What running answers need can be had nowhere else.
+    is_new = request.path.startswith(_API) and not request.path.startswith(_OF_RUNNING)
     try:
-        if request.path.startswith(_API) and not request.path.startswith(_OF_RUNNING):
+        if is_new:
             streams.check_open()
         response = await handler(request)
     except asyncio.CancelledError:
@@ -51,17 +53,21 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
     except TokenstreamError as error:
         response = problem_response(request, problem_from_error(streams.explain(error)))
     except Exception:
-        _log.exception("a request failed: %s %s", request.method, request.path)
+        _log.exception("a request failed: %s %s", request.method, _route(request))
         if request.writer.output_size:
             # The answer has begun; another head in it would be read as text.
             raise ConnectionResetError("the answer is broken off") from None
         response = problem_response(request, INTERNAL)
-    if streams.draining and request.path.startswith(_API) and not response.prepared:
+    if streams.draining and is_new and not response.prepared:
         response.force_close()  # the next request is to find another replica
-    resource = request.match_info.route.resource
-    route = _OTHER if resource is None else resource.canonical
-    bridge_of(request).metrics.responded(route, response.status)
+    bridge_of(request).metrics.responded(_route(request), response.status)
     return response
+
+
+def _route(request: web.Request) -> str:
+    """A path without what is said in it."""
+    resource = request.match_info.route.resource
+    return _OTHER if resource is None else resource.canonical
 
 
 def problem_response(

@@ -17,7 +17,7 @@ export async function watchService(show, apiKey) {
 
 async function isReady() {
   try {
-    return (await fetch("readyz", { cache: "no-store" })).ok;
+    return (await fetch("readyz?upstream=1", { cache: "no-store" })).ok;
   } catch {
     return false;
   }

@@ -21,7 +21,7 @@ from tests.service.running import Refusal
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 STREAMS = 200
 STEP_S = 0.02

@@ -108,7 +108,7 @@ async def test_an_encrypted_service_is_reached_with_its_authoritys_file(tmp_path
             GatewaySettings(upstream=service.target, listen="127.0.0.1:0", upstream_ca_file=file)
         )
         async with httpx.AsyncClient(base_url=gateway.url) as http:
-            assert (await http.get("/readyz")).status_code == 200
+            assert (await http.get("/readyz?upstream=1")).status_code == 200
         gateway.stop.set()
         await gateway.serving
 

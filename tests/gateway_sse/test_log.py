@@ -116,6 +116,24 @@ async def test_what_fails_has_a_line_without_its_words(
     assert (line["outcome"], line["status"]) == (outcome, status)
 
 
+async def test_what_nobody_expected_is_logged_without_the_path_that_names_a_stream(
+    gateway: Gateway,
+    own_logging: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_: str) -> None:
+        raise RuntimeError(CANARY)
+
+    own_logging()
+    monkeypatch.setattr(gateway.streams, "find", fails)
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        path = f"/v1/streams/{CANARY}/ack"
+        assert (await http.post(path, json={"next_token_index": 1})).status_code == 500
+    (line,) = ended(capsys, "a request failed: POST /v1/streams/{stream_id}/ack")
+    assert line["level"] == "error"
+
+
 async def test_what_is_refused_by_the_bridge_has_its_reason_and_nobodys_path(
     gateway: Gateway, own_logging: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ async def test_a_service_that_is_gone_is_503_without_its_address(
         assert response.headers["retry-after"] == "1"
         assert (await refusal(response))["message"] == "the service cannot be reached"
         assert "127.0.0.1" not in response.text
-        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/readyz?upstream=1")).status_code == 503
         assert (await http.get("/healthz")).status_code == 200
     gateway.stop.set()
     await gateway.serving

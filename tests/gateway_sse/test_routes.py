@@ -23,12 +23,13 @@ async def test_deleting_a_stream_that_is_not_running_is_404(http: httpx.AsyncCli
     assert response.json()["error"]["reason"] == "STREAM_NOT_FOUND"
 
 
-async def test_readiness_follows_the_service_and_liveness_does_not(
+async def test_readiness_follows_the_service_only_where_that_is_asked_for(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
-    assert (await http.get("/readyz")).status_code == 200
+    assert (await http.get("/readyz?upstream=1")).status_code == 200
     await service.set_serving(False)
-    assert (await http.get("/readyz")).status_code == 503
+    assert (await http.get("/readyz?upstream=1")).status_code == 503
+    assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/healthz")).status_code == 200
 
 

@@ -108,6 +108,28 @@ async def test_what_outlives_the_grace_is_let_go_for_another_replica_or_refused(
     assert service.stream_cancelled.is_set() == (not begun)
 
 
+async def test_a_second_signal_waits_for_no_client_that_takes_nothing(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    service.script = [started(), *deltas(*["x" * 4096] * 200), finished(0)]
+    gateway = Gateway(settings.model_copy(update={"drain_grace_s": 600, "stall_limit_s": 600}))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", gateway.port))
+    body = b'{"prompt": "Hi", "max_delay_ms": 0}'
+    head = "POST /v1/completions/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(10):
+        while not any(relay._outlet and relay._outlet.blocked for relay in gateway.streams._open):  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        gateway.stop.set()
+        while not gateway.streams.refusing:
+            await asyncio.sleep(0)
+        gateway.streams.cut()  # as the second signal does
+        await gateway.serving
+    client.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_process_with_status_0_after_its_streams(
     service: ScriptedService, settings: GatewaySettings, number: signal.Signals

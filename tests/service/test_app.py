@@ -171,7 +171,7 @@ async def test_the_engines_death_during_the_drain_ends_it(serve: Serve) -> None:
     await eventually(lambda: running.service.gate._state.name == "STOPPING")
     running.engine.die()
     assert (await refusal(call)).reason == "ENGINE_DEAD"
-    await ended(running)
+    assert await ended(running) is ExitStatus.ENGINE_DIED
 
 
 async def test_a_stop_while_the_model_loads_ends_cleanly(serve: Serve) -> None:

@@ -39,7 +39,9 @@ class Prometheus:
         """An instant query's series."""
         for name, value in _VARIABLES.items():
             expr = expr.replace(name, value)
-        answer = (await self.http.get(f"{self.url}/api/v1/query", params={"query": expr})).json()
+        response = await self.http.get(f"{self.url}/api/v1/query", params={"query": expr})
+        assert response.status_code != 503, "it still starts"
+        answer = response.json()
         assert answer["status"] == "success", (expr, answer)
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway_sse.config import GatewaySettings
-from tests.clients.script import started
+from tests.clients.script import STREAM_ID, started
 from tests.clients.scripted import ScriptedService
 from tests.gateway_sse.browsers import reading
 from tests.gateway_sse.conftest import Gateway
@@ -171,3 +171,15 @@ async def test_while_draining_a_connection_that_was_kept_gets_no_new_answer_and_
         assert response.json()["error"]["reason"] == "GATEWAY_STOPPING"
         assert response.headers["connection"] == "close"
     assert len(service.requests) == 1
+
+
+async def test_while_draining_a_connection_stays_for_what_running_answers_need_of_this_bridge(
+    service: ScriptedService, settings: GatewaySettings
+) -> None:
+    async with with_an_answer_open(service, settings) as (gateway, http):
+        await drain(gateway)
+        for status in (204, 204):
+            place = {"next_token_index": 1}
+            response = await http.post(f"/v1/streams/{STREAM_ID}/ack", json=place)
+            assert response.status_code == status
+            assert response.headers.get("connection") != "close"

@@ -23,8 +23,6 @@ _TOKENS: Final = 1000  # of each, so that none ends while it is held
 _SPARE: Final = 120
 _BURST: Final = 256
 _START_WITHIN_S: Final = 180.0
-# All that comes is kept: of a larger buffer malloc makes a mapping each, and there are 65,536.
-_PIECE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class _Holder:
             for key, _ in self._selector.select(rest):
                 connection = key.fileobj
                 assert isinstance(connection, socket.socket)
-                data = connection.recv(_PIECE_BYTES)
+                data = connection.recv(65536)
                 if not data:
                     raise LoadFailed("the bridge closed a connection")
                 key.data.append((time.monotonic(), data))

@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import date
 from importlib import metadata
@@ -79,3 +80,8 @@ def _value(file: Path, name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return "unknown"
+
+
+def say(line: str) -> None:
+    """Tell how far it is, beside the tables."""
+    print(f"bench: {line}", file=sys.stderr)

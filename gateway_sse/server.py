@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 from aiohttp import web
@@ -20,6 +20,7 @@ from gateway_sse.app import create_app
 from gateway_sse.bridge import BRIDGE, Bridge
 from gateway_sse.config import GatewaySettings
 from gateway_sse.doors.connections import SlowSenders
+from gateway_sse.doors.departures import Connection, Departures
 from gateway_sse.doors.malformed import keep_out_of_the_log
 from gateway_sse.health import asks_upstream, is_ready
 from gateway_sse.metrics_port import metrics_port
@@ -37,20 +38,30 @@ _BACKLOG: Final = 2048
 # What the kernel holds for a client that does not read; Linux doubles it. It would hold megabytes,
 # and a whole answer would count as read.
 _SEND_BUFFER_BYTES: Final = 16 * 1024
-_IDLE_S: Final = 75.0
+_CONNECTION: Final[dict[str, Any]] = {
+    "access_log": None,  # it would log prompts, which a GET has in its query
+    "max_line_size": _LINE_BYTES,
+    "max_field_size": _HEADER_BYTES,
+    "keepalive_timeout": 75.0,
+}
 _PROBE_EVERY_S: Final = 0.1
 
 
 def main(settings: GatewaySettings) -> int:
     """Serve in this process; return its exit status."""
-    # Full collections over what imports have left stop all streams, and find nothing; requests
-    # leave no cycles that could not wait.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
+    spare_long_lived_objects()
     logs.configure(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings))
+
+
+def spare_long_lived_objects() -> None:
+    """Keep the garbage collector from walking what imports have left: it stops all streams for up
+    to a tenth of a second, and finds nothing. Requests leave no cycles that could not wait.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 async def serve(settings: GatewaySettings) -> int:
@@ -124,11 +135,6 @@ async def serve_on(
         app,
         # A client that has gone cancels its handler, which ends its stream.
         handler_cancellation=True,
-        # It would log prompts, which a GET has in its query.
-        access_log=None,
-        max_line_size=_LINE_BYTES,
-        max_field_size=_HEADER_BYTES,
-        keepalive_timeout=_IDLE_S,
         shutdown_timeout=_LAST_WORDS_S,
     )
     await runner.setup()
@@ -137,7 +143,7 @@ async def serve_on(
         try:
             assert runner.server is not None
             await _serve_metrics(settings, app[BRIDGE], runner, beside)
-            make = partial(_protocol, runner.server)
+            make = partial(Connection, runner.server, Departures(), **_CONNECTION)
             server = await asyncio.get_running_loop().create_server(
                 slow_senders.watched(make),
                 sock=listener,
@@ -183,10 +189,6 @@ async def _until_empty(streams: OpenStreams, seconds: float, *, or_cut: bool = F
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _protocol(server: web.Server) -> web.RequestHandler:
-    return server()
 
 
 class _MetricsPortTaken(Exception):

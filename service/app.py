@@ -292,7 +292,7 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
 
     def ready(port: int) -> None:
         host = settings.listen.rpartition(":")[0]
-        _spare_long_lived_objects()
+        spare_long_lived_objects()
         _log.info("serving", address=f"{host}:{port}", model=engine.model.id)
 
     try:
@@ -309,7 +309,7 @@ async def serve(settings: ServiceSettings, engine: EngineClient) -> ExitStatus:
         gc.unfreeze()  # or extension modules report all of it as leaked when the process ends
 
 
-def _spare_long_lived_objects() -> None:
+def spare_long_lived_objects() -> None:
     """Keep the garbage collector from walking what will never be garbage.
 
     vLLM's imports leave 600,000 objects; a full collection over them stops all streams for a

@@ -10,8 +10,9 @@ from typing import Any
 
 import uvloop
 
+from gateway_sse import logs
 from gateway_sse.config import GatewaySettings
-from gateway_sse.server import bind, serve_on
+from gateway_sse.server import bind, serve_on, spare_long_lived_objects
 from gateway_sse.streaming.open_streams import OpenStreams
 from gateway_sse.streaming.relay import Relay
 from tests.faults.shown import answer_lines, keep_output
@@ -21,6 +22,8 @@ async def main(upstream: str) -> None:
     """Serve until the input ends."""
     out = keep_output()
     settings = GatewaySettings(upstream=upstream, listen="127.0.0.1:0", drain_grace_s=0)
+    logs.configure("json", "info")
+    spare_long_lived_objects()
     streams, stop = OpenStreams(), asyncio.Event()
     listener = bind(settings)
     serving = asyncio.create_task(serve_on(listener, settings, streams, stop))

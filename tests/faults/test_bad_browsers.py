@@ -125,6 +125,6 @@ async def test_a_hundred_slow_and_a_hundred_vanishing_browsers_hold_nobody_up_an
     # What the machine makes of it by itself, in this very run.
     wandering = max(undisturbed) - min(undisturbed)
     most = MOST_RATIO * median(undisturbed) + max(wandering, GRAIN_S)
-    # What else runs on the machine does not hit all rounds; a fault here would.
-    assert min(beside_slow) <= most
-    assert min(beside_vanishing) <= most
+    # What else runs on the machine does not hit most rounds; a fault here would.
+    assert median(beside_slow) <= most
+    assert median(beside_vanishing) <= most

@@ -21,8 +21,9 @@ class Calls:
 
     def __init__(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened, self.pausing = 0, False
-        assert client._session is not None
-        open_call, pause = client._session._open_call, Session._pause
+        session = client._connections.current.session
+        assert session is not None
+        open_call, pause = session._open_call, Session._pause
 
         def opening(*args: Any, **kwargs: Any) -> Any:
             self.opened += 1
@@ -33,7 +34,7 @@ class Calls:
             await pause(session, seconds)
             self.pausing = False
 
-        monkeypatch.setattr(client._session, "_open_call", opening)
+        monkeypatch.setattr(session, "_open_call", opening)
         monkeypatch.setattr(Session, "_pause", paused)
 
 

@@ -5,13 +5,13 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Final, Self, Unpack
 from weakref import WeakSet
 
 import grpc
 
 from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
+from tokenstream.v1 import model_pb2, model_pb2_grpc
 from tokenstream_client import health, requests
 from tokenstream_client.answer import Answer, Terms
 from tokenstream_client.channel import (
@@ -23,13 +23,14 @@ from tokenstream_client.channel import (
     trace_metadata,
 )
 from tokenstream_client.choices import ChoicesAnswer
+from tokenstream_client.connection import Connection
+from tokenstream_client.connections import Connections
 from tokenstream_client.delivery import Delivery
-from tokenstream_client.errors import Cancelled, TokenstreamError
+from tokenstream_client.errors import Cancelled, NotFound, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
 from tokenstream_client.own_call import OwnCall
 from tokenstream_client.prompts import Prompt
 from tokenstream_client.requests import GenerateOptions, OnDisconnect
-from tokenstream_client.session import Session
 from tokenstream_client.status import own_errors
 from tokenstream_client.stream import AsyncStream
 
@@ -68,15 +69,7 @@ class AsyncClient:
         check_key(api_key, target, self._tls, self._options)
         self._api_key = api_key
         self._metadata = key_metadata(api_key)
-        self._channel = open_channel(target, self._tls, self._options)
-        self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
-        self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            health.CHECK
-        )
-        self._session = (
-            Session(self._open_session, self._stop_quietly) if self._options.use_sessions else None
-        )
+        self._connections = Connections(self._connect)
         self._streams = WeakSet[AsyncStream]()
         self._background = set[asyncio.Task[None]]()
         self._closed = False
@@ -155,8 +148,13 @@ class AsyncClient:
         """
         request = requests.cancel_request(stream_id)
         metadata = self._metadata_for(api_key)
+        *stopping, current = reversed(tuple(self._connections))
+        for connection in stopping:  # first, as in reading on
+            with suppress(NotFound), own_errors():
+                await connection.generation.Cancel(request, timeout=timeout, metadata=metadata)
+                return
         with own_errors():
-            await self._generation.Cancel(request, timeout=timeout, metadata=metadata)
+            await current.generation.Cancel(request, timeout=timeout, metadata=metadata)
 
     async def list_models(
         self, *, timeout: float | None = None, api_key: str | None = None
@@ -212,7 +210,7 @@ class AsyncClient:
         """Tell whether the service takes requests now; no answer in time is a no."""
         try:
             with own_errors():
-                response = await self._check(
+                response = await self._connections.current.check(
                     health.check_request(), timeout=timeout, metadata=self._metadata
                 )
         except TokenstreamError:
@@ -229,11 +227,10 @@ class AsyncClient:
         self._closed = True
         for stream in tuple(self._streams):
             stream.close_with(Cancelled("the client was closed"))
-        if self._session is not None:
-            await self._session.close()
+        await self._connections.end_sessions()
         if self._background:
             await asyncio.wait(self._background, timeout=_CLOSING_PATIENCE_S)
-        await self._channel.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -272,41 +269,55 @@ class AsyncClient:
             api_key=api_key or "",
             **dict(trace),
         )
-        answer, session = _answer(opening, terms), self._session
-        if session is not None and session.unimplemented:
+        answer, session = _answer(opening, terms), self._connections.current.session
+        carrier: Connections | None = self._connections
+        if session is None:
+            carrier = None
+        elif session.unimplemented:
             answer.not_detachable()
-            session = None
+            carrier = None
         elif opening.ByteSize() > min(_LARGEST_IN_SESSION, mine.max_message_bytes // 2):
-            session = None
-        stream = AsyncStream(Delivery(answer, session, self._own_call))
+            carrier = None
+        stream = AsyncStream(Delivery(answer, carrier, self._own_call))
         self._streams.add(stream)
         return stream
 
     def _own_call(self, answer: Answer) -> OwnCall:
-        return OwnCall(answer, self._generation, self._api_key, self._stop_quietly)
+        return OwnCall(answer, self._connections.place_of, self._api_key, self._stop_quietly)
 
-    def _open_session(self, timeout: float | None = None) -> Any:
-        return self._generation.Session(timeout=timeout, metadata=self._metadata)
+    def _connect(self, connections: Connections) -> Connection:
+        channel = open_channel(self._target, self._tls, self._options)
+        connection = Connection(channel, connections.elsewhere)
+        if self._options.use_sessions:
+            connection.open_session(self._metadata, self._stop_quietly, connections.add)
+        return connection
+
+    @property
+    def _models(self) -> "model_pb2_grpc.ModelServiceAsyncStub":
+        return self._connections.current.models
 
     def _metadata_for(self, api_key: str | None) -> tuple[tuple[str, str], ...]:
         check_key(api_key, self._target, self._tls, self._options)
         return key_metadata(api_key) or self._metadata
 
     def _stop_quietly(self, stream_id: str, api_key: str) -> None:
-        """End a stream that was left: now or, if the connection is down, when it is back."""
+        """End a stream that was left, wherever it is: now or, if the connection is down, when it is
+        back.
+        """
 
-        async def stop() -> None:
+        async def stop(connection: Connection) -> None:
             with suppress(grpc.RpcError, asyncio.CancelledError):
-                await self._generation.Cancel(
+                await connection.generation.Cancel(
                     pb.CancelRequest(stream_id=stream_id),
                     timeout=_BACKGROUND_PATIENCE_S,
                     metadata=key_metadata(api_key) or self._metadata,
                     wait_for_ready=True,
                 )
 
-        task = asyncio.get_running_loop().create_task(stop())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        for connection in self._connections:
+            task = asyncio.get_running_loop().create_task(stop(connection))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
 
 
 def _answer(opening: pb.GenerateRequest | pb.ResumeRequest, terms: Terms) -> Answer:

@@ -153,6 +153,16 @@ class Answer:
         )
 
     @property
+    def is_asked_for_by_id(self) -> bool:
+        """Whether it is some stream that was begun before, and has not been found yet."""
+        return isinstance(self._opening, pb.ResumeRequest) and not self._seen_start
+
+    @property
+    def has_started(self) -> bool:
+        """Whether its start has come."""
+        return self._seen_start
+
+    @property
     def must_be_stopped(self) -> bool:
         """Whether leaving it takes more than closing: it would go on, and is not meant to."""
         return self.detachable and self.stops_when_left

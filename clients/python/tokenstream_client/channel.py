@@ -90,6 +90,9 @@ def channel_arguments(options: ClientOptions) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", round(options.keepalive_interval * 1000)),
         ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout * 1000)),
+        # gRPC would share one connection among all of a process's channels to a target. Each is to
+        # have its own: a new one can lead to another replica.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", int(options.use_http_proxy)),
         # A stream can be silent for long: in the queue, or while its reader pauses. gRPC would
         # stop probing after two probes without data and miss that the other side is gone.

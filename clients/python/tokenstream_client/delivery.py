@@ -2,16 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from tokenstream_client.answer import Answer
 from tokenstream_client.errors import DeadlineExceeded, TokenstreamError
 from tokenstream_client.events import Event
 from tokenstream_client.own_call import OwnCall
-from tokenstream_client.session import Session
 
 # The service's own word on a deadline has usage and cause, so it gets the time to arrive.
 _DEADLINE_SLACK_S: Final = 1.0
+
+
+class Carrier(Protocol):
+    """What carries many answers over sessions; see `Session`."""
+
+    def add(self, answer: Answer) -> None:
+        """Carry an answer."""
+
+    def leave(self, answer: Answer) -> None:
+        """Let go of it."""
+
+    def stop(self, answer: Answer) -> None:
+        """Ask for its end."""
+
+    def grant(self, answer: Answer, limit: int) -> None:
+        """Let more of it come."""
 
 
 class Delivery:
@@ -20,7 +35,7 @@ class Delivery:
     def __init__(
         self,
         answer: Answer,
-        session: Session | None,
+        session: Carrier | None,
         own_call: Callable[[Answer], OwnCall],
     ) -> None:
         """`own_call` opens a call, where there is no session or it cannot carry the answer."""

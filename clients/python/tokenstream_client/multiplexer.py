@@ -44,9 +44,18 @@ _new_delta: Final = tuple.__new__  # half of what `Delta(…)` costs, once for e
 class Multiplexer:
     """Which answers a session carries, under which ids, and what it has to send for them."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` tells seconds, as in the answers' deadlines."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        elsewhere: Callable[[Answer, TokenstreamError], bool] = lambda *_: False,
+    ) -> None:
+        """`clock` tells seconds, as in the answers' deadlines. `elsewhere` is told of an answer
+        that failed before its start, and whether it is to be begun again at once.
+        """
         self._clock = clock
+        self._elsewhere = elsewhere
+        self.has_started = False
+        """Whether some answer has, ever."""
         self._connected = False
         self._last_id = 0
         self._ids: dict[Answer, int] = {}  # with 0 while not connected
@@ -64,6 +73,9 @@ class Multiplexer:
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(tuple(self._ids))
+
+    def __contains__(self, answer: Answer) -> bool:
+        return answer in self._ids
 
     # The callers' side.
 
@@ -157,6 +169,7 @@ class Multiplexer:
             unsent = {identity for action, identity in self._outbox if action is _CLOSE}
             self._partings = {i: a for i, a in self._partings.items() if i in unsent}
         for start in message.started:
+            self.has_started = True
             if (answer := self._routes.get(start.id)) is not None:
                 answer.on_started(started_from_message(start.started))
         if message.HasField("deltas"):
@@ -289,7 +302,10 @@ class Multiplexer:
             return
         self._forget(identity)
         del self._ids[answer]
-        delay = answer.failed(error_from_failure(failure), self._clock())
+        error = error_from_failure(failure)
+        delay: float | None = 0.0
+        if answer.has_started or not self._elsewhere(answer, error):
+            delay = answer.failed(error, self._clock())
         if delay is not None:
             self._retries.append((delay, answer))
 

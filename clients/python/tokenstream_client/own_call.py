@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -10,7 +10,7 @@ from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import generation_pb2_grpc
 from tokenstream_client.answer import Answer
 from tokenstream_client.channel import key_metadata, trace_metadata
-from tokenstream_client.errors import Unavailable
+from tokenstream_client.errors import TokenstreamError, Unavailable
 from tokenstream_client.events import Delta, Started, event_from_message
 from tokenstream_client.status import error_from_rpc
 
@@ -24,6 +24,20 @@ Stop = Callable[[str, str], None]
 _START_PATIENCE_S: Final = 5.0
 
 
+class Place(Protocol):
+    """A connection, as a call on it sees it."""
+
+    @property
+    def generation(self) -> generation_pb2_grpc.GenerationServiceStub:
+        """What begins calls on it."""
+
+    def note(self, call: "OwnCall") -> None:
+        """Know of a call."""
+
+    def elsewhere(self, answer: Answer, error: TokenstreamError) -> bool:
+        """Tell whether an answer that was refused begins again at once, on another connection."""
+
+
 class OwnCall:
     """Carries one answer by Generate, and by Resume after a lost connection.
 
@@ -35,12 +49,14 @@ class OwnCall:
     def __init__(
         self,
         answer: Answer,
-        stub: generation_pb2_grpc.GenerationServiceStub,
+        place_of: Callable[[Answer], Place],
         default_key: str | None,
         stop: Stop,
     ) -> None:
+        """`place_of` says where an answer begins; once it has, it stays there."""
         self._answer = answer
-        self._stub: Any = stub
+        self._place_of = place_of
+        self._place: Place | None = None
         self._key = answer.terms.api_key or default_key or ""
         self._stop = stop
         self._loop = asyncio.get_running_loop()
@@ -48,6 +64,10 @@ class OwnCall:
         self._starting: asyncio.Task[None] | None = None
         self._call: Any = None
         self._open()
+
+    def is_on(self, place: Place) -> bool:
+        """Whether it runs on that connection."""
+        return self._place is place and not self._answer.ended
 
     async def advance(self, pause: Pause) -> None:
         """Take one message, or one failure, or pause before another try."""
@@ -80,11 +100,15 @@ class OwnCall:
 
     def _open(self) -> None:
         answer, now = self._answer, self._loop.time()
+        if self._place is None or not answer.has_started:
+            self._place = self._place_of(answer)
+            self._place.note(self)
+        stub: Any = self._place.generation
         message = answer.open_message(credit=False)
         metadata = key_metadata(self._key)
-        begin = self._stub.Resume
+        begin = stub.Resume
         if isinstance(message, pb.GenerateRequest):
-            begin, terms = self._stub.Generate, answer.terms
+            begin, terms = stub.Generate, answer.terms
             metadata += trace_metadata(terms.traceparent, terms.tracestate)
         self._call = begin(message, timeout=answer.remaining(now), metadata=metadata)
         if answer.must_be_stopped and not answer.stream_id:
@@ -113,6 +137,9 @@ class OwnCall:
             self._again(answer.lost(Unavailable("the connection was lost"), self._loop.time()))
         except grpc.RpcError as rpc_error:
             error = error_from_rpc(rpc_error)
+            if not answer.has_started and self._place and self._place.elsewhere(answer, error):
+                self._again(None)
+                return
             take = answer.lost if answer.is_loss(error) else answer.failed
             self._again(take(error, self._loop.time()))
         else:

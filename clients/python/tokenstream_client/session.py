@@ -40,14 +40,22 @@ class Session:
     holds up another; what waits here is bounded by each answer's window.
     """
 
-    def __init__(self, open_call: Callable[..., Any], stop: Stop) -> None:
+    def __init__(
+        self,
+        open_call: Callable[..., Any],
+        stop: Stop,
+        elsewhere: Callable[[Answer, TokenstreamError], bool],
+        again: Callable[[Answer], None],
+    ) -> None:
         """`open_call` begins a Session call, with a `timeout` if given; `stop` ends a stream where
-        no session can. Needs a running loop.
+        no session can. Of answers that failed before their start `elsewhere` tells whether they
+        are begun again at once; those that are begun again get to `again`. Needs a running loop.
         """
         self._open_call = open_call
         self._stop = stop
         self._loop = asyncio.get_running_loop()
-        self._multiplexer = Multiplexer(self._loop.time)
+        self._again = again
+        self._multiplexer = Multiplexer(self._loop.time, elsewhere)
         self._frames = asyncio.Event()
         self._added = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -56,6 +64,15 @@ class Session:
         self._closing = False
         self.unimplemented = False
         """The service does not know sessions."""
+
+    def __contains__(self, answer: Answer) -> bool:
+        return answer in self._multiplexer
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has answers, or streams have begun on it and the service is still there."""
+        multiplexer = self._multiplexer
+        return bool(len(multiplexer)) or (self._connected and multiplexer.has_started)
 
     def add(self, answer: Answer) -> None:
         """Carry an answer from its beginning, or from its next token on."""
@@ -154,7 +171,7 @@ class Session:
             while (message := await call.read()) is not grpc.aio.EOF:
                 self._multiplexer.receive(message)
                 for delay, answer in self._multiplexer.take_retries():
-                    self._loop.call_later(delay, self.add, answer)
+                    self._loop.call_later(delay, self._again, answer)
                 if self._multiplexer.has_frames():
                     self._frames.set()
             return Unavailable("the service ended the session")

@@ -40,6 +40,8 @@ def keys_checked() -> Iterator[None]:
         yield
     except ValueError as error:
         raise PermissionDenied(
-            "the gateway passes no keys on: it has no encrypted connection to the service",
+            "the gateway passes no keys on: it has no encrypted connection to the service; its"
+            " operator: set upstream_tls (--upstream-tls), or allow_plaintext_keys"
+            " (--allow-plaintext-keys) where something else encrypts",
             reason="KEY_NOT_PASSED_ON",
         ) from error

@@ -1,7 +1,6 @@
 """The bridge's composition root: the application."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from aiohttp import web
 
@@ -17,7 +16,7 @@ from gateway_sse.native import websocket
 from gateway_sse.openai import routes as openai
 from gateway_sse.request_log import logged
 from gateway_sse.streaming.open_streams import OpenStreams
-from tokenstream_client import AsyncClient, ClientOptions, Tls
+from gateway_sse.upstream import connect, tls_of
 
 
 def create_app(
@@ -25,7 +24,11 @@ def create_app(
     streams: OpenStreams | None = None,
     slow_senders: SlowSenders | None = None,
 ) -> web.Application:
-    """Make the application. Whoever drains it passes `streams`, and cuts them in the end."""
+    """Make the application. Whoever drains it passes `streams`, and cuts them in the end.
+
+    Raises `TlsFilesError`.
+    """
+    upstream_tls = tls_of(settings)
     streams = streams if streams is not None else OpenStreams()
     metrics = GatewayMetrics()
     metrics.watch(lambda: len(streams), lambda: streams.lingering)
@@ -36,7 +39,7 @@ def create_app(
     )
 
     async def connected(app: web.Application) -> AsyncIterator[None]:
-        async with connect(settings) as client:
+        async with connect(settings, upstream_tls) as client:
             app[BRIDGE] = Bridge(settings, client, streams, metrics)
             yield
             streams.close()
@@ -60,31 +63,3 @@ def create_app(
 async def _without_versions(_: web.Request, response: web.StreamResponse) -> None:
     """Say what answers, and not in which version."""
     response.headers["server"] = "tokenstream"
-
-
-def connect(settings: GatewaySettings) -> AsyncClient:
-    """Make the client: one session for all callers, resumed without their noticing.
-
-    Raises OSError if a file of TLS cannot be read, ValueError for a key that no header can carry.
-    """
-    tls: Tls | None = None
-    if settings.upstream_encrypted:
-        tls = Tls(
-            root_certificates=_content(settings.upstream_ca_file),
-            private_key=_content(settings.upstream_private_key_file),
-            certificate_chain=_content(settings.upstream_certificate_file),
-        )
-    return AsyncClient(
-        settings.upstream,
-        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        tls=tls or False,
-        options=ClientOptions(
-            # A refusal is the caller's to know, with the time to come back.
-            max_attempts=1,
-            allow_plaintext_keys=settings.allow_plaintext_keys,
-        ),
-    )
-
-
-def _content(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()

@@ -126,11 +126,11 @@ async def serve_on(
     keep_out_of_the_log()
     try:
         encryption = None if settings.tls is None else server_context(settings.tls)
+        slow_senders = SlowSenders(settings.body_timeout_s)
+        app = create_app(settings, streams, slow_senders)
     except TlsFilesError:
         listener.close()
         raise
-    slow_senders = SlowSenders(settings.body_timeout_s)
-    app = create_app(settings, streams, slow_senders)
     runner = web.AppRunner(
         app,
         # A client that has gone cancels its handler, which ends its stream.

@@ -22,6 +22,7 @@ from tokenstream_client import (
     AsyncClient,
     AsyncStream,
     Cancelled,
+    ClientOptions,
     Delta,
     Event,
     Finished,
@@ -30,6 +31,8 @@ from tokenstream_client import (
     Tls,
     TokenstreamError,
 )
+from tokenstream_client.channel import is_local
+from tokenstream_client.pem import UnusableTls
 
 _FAILED = 1
 _LONGEST_TIMEOUT_S = 1_000_000
@@ -47,6 +50,7 @@ class GenerateSettings:
     ca_file: Path | None
     certificate_file: Path | None
     private_key_file: Path | None
+    allow_plaintext_keys: bool
     timeout: float | None
     as_json: bool
     options: GenerateOptions
@@ -79,6 +83,11 @@ def _parse(
         "PEM file of your own certificate, for a service that asks for one; implies --tls."
     ),
     private_key_file: Path | None = _option("PEM file of that certificate's private key."),
+    allow_plaintext_keys: bool = typer.Option(
+        False,
+        "--allow-plaintext-keys",
+        help="Send the API key to another machine without TLS: where something else encrypts.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print every event as a line of JSON."),
     timeout: float | None = _option("Seconds for the whole answer."),
     model: str | None = _option("Model id; the one that is served if left out."),
@@ -132,6 +141,7 @@ def _parse(
             ca_file=ca_file,
             certificate_file=certificate_file,
             private_key_file=private_key_file,
+            allow_plaintext_keys=allow_plaintext_keys,
             timeout=timeout,
             as_json=as_json,
             options=options,
@@ -172,17 +182,42 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _connect(settings: GenerateSettings) -> AsyncClient:
-    tls: Tls | bool = settings.tls
-    if settings.ca_file is not None or settings.certificate_file is not None:
-        tls = Tls(
+    tls = _tls(settings)
+    plain = tls is False and not settings.allow_plaintext_keys
+    if settings.api_key and plain and not is_local(settings.server):
+        fail(
+            "generate",
+            f"the API key would go to {settings.server} unencrypted: give --tls or --ca-file,"
+            " or --allow-plaintext-keys where something else encrypts",
+        )
+    try:
+        return AsyncClient(
+            settings.server,
+            api_key=settings.api_key,
+            tls=tls,
+            options=ClientOptions(allow_plaintext_keys=settings.allow_plaintext_keys),
+        )
+    except ValueError as error:
+        fail("generate", str(error))
+
+
+def _tls(settings: GenerateSettings) -> Tls | bool:
+    if settings.ca_file is None and settings.certificate_file is None:
+        return settings.tls
+    try:
+        return Tls(
             root_certificates=_content(settings.ca_file),
             private_key=_content(settings.private_key_file),
             certificate_chain=_content(settings.certificate_file),
         )
-    try:
-        return AsyncClient(settings.server, api_key=settings.api_key, tls=tls)
-    except ValueError as error:
-        fail("generate", str(error))
+    except UnusableTls as error:
+        option, path = {
+            "root_certificates": ("--ca-file", settings.ca_file),
+            "private_key": ("--private-key-file", settings.private_key_file),
+            "certificate_chain": ("--certificate-file", settings.certificate_file),
+        }[error.part]
+        print(f"tokenstream generate: {option}: {path} {error.why}", file=sys.stderr)
+        sys.exit(_FAILED)
 
 
 def _content(path: Path | None) -> bytes | None:

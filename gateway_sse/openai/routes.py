@@ -22,7 +22,7 @@ from gateway_sse.openai.models import model_body, model_list_body
 from gateway_sse.streaming.ended import ended
 from gateway_sse.streaming.outcomes import Outcome
 from gateway_sse.streaming.relay import relay
-from tokenstream_client import AsyncStream, Model, NotFound, TokenstreamError
+from tokenstream_client import AsyncStream, Model, NotFound, Started, TokenstreamError
 
 # The small calls answer at once or not at all.
 _CALL_TIMEOUT_S: Final = 5.0
@@ -121,6 +121,8 @@ async def _collected(bridge: Bridge, stream: AsyncStream, collector: Collector) 
     try:
         async with aclosing(aiter(stream)) as events:
             async for event in events:
+                if type(event) is Started:
+                    bridge.streams.upstream.answered()
                 collector.add(event)
         outcome = Outcome.COMPLETE
     except TokenstreamError as error:

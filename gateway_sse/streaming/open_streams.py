@@ -6,6 +6,7 @@ Bound: one entry for each open answer, and one for each that lingers, for at mos
 import asyncio
 from typing import Protocol
 
+from gateway_sse.streaming.reachability import Reachability
 from tokenstream_client import AsyncStream, Cancelled, TokenstreamError, Unavailable
 
 
@@ -37,6 +38,8 @@ class OpenStreams:
         """Whether it takes no new ones any more."""
         self.was_cut = asyncio.Event()
         """Set by `cut`."""
+        self.upstream = Reachability()
+        """Told of each answer's start, and of each failure."""
 
     def add(self, opened: OpenStream) -> None:
         """Take an answer in, from its beginning."""
@@ -45,7 +48,8 @@ class OpenStreams:
             opened.let_go()
 
     def started(self, opened: OpenStream, stream_id: str) -> None:
-        """Make it findable."""
+        """Make it findable: the service has taken it."""
+        self.upstream.answered()
         self._by_id[stream_id] = opened
 
     def find(self, stream_id: str) -> OpenStream | None:
@@ -95,6 +99,7 @@ class OpenStreams:
 
     def explain(self, error: TokenstreamError) -> TokenstreamError:
         """Return the error as the caller should see it: not as a cancellation if it was a cut."""
+        self.upstream.failed(error)
         if self.was_cut.is_set() and isinstance(error, Cancelled):
             return _stopping()
         return error

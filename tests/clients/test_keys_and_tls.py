@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.certificates import pem
 from tests.clients.certificate import Pair, self_signed
 from tests.clients.script import STREAM_ID, answer
 from tests.clients.scripted import ScriptedService, scripted_service
@@ -78,8 +80,46 @@ async def test_a_service_that_wants_certificates_takes_this_sides(pair: Pair) ->
             assert await text(client) == "a"
 
 
-def test_a_private_key_is_not_shown() -> None:
-    assert "hidden" not in repr(Tls(private_key=b"hidden"))
+def test_a_private_key_is_not_shown(pair: Pair) -> None:
+    secret = pair.key.splitlines()[1].decode()
+    assert secret not in repr(Tls(private_key=pair.key, certificate_chain=pair.certificate))
+
+
+@pytest.mark.parametrize("content", ["garbage", "nothing", "a key", "a broken certificate"])
+def test_authorities_that_cannot_be_used_are_refused_by_name(pair: Pair, content: str) -> None:
+    bad = {
+        "garbage": b"\xff not PEM",
+        "nothing": b"",
+        "a key": pair.key,
+        "a broken certificate": pair.certificate[:100] + pair.certificate[200:],
+    }[content]
+    with pytest.raises(ValueError, match=r"^root_certificates has no certificate"):
+        Tls(root_certificates=bad)
+    with pytest.raises(ValueError, match=r"^certificate_chain has no certificate"):
+        Tls(private_key=pair.key, certificate_chain=bad)
+
+
+def test_authorities_may_have_comments_in_any_language(pair: Pair) -> None:
+    other = self_signed().certificate
+    Tls(root_certificates="# Főtanúsítvány\n".encode() + pair.certificate + b"# \xff\n" + other)
+
+
+def test_a_private_key_that_cannot_be_used_is_refused_by_name(pair: Pair) -> None:
+    other = self_signed().key
+    locked = pem(ec.generate_private_key(ec.SECP256R1()), b"secret")
+    for key, why in (
+        (b"garbage", "has no private key"),
+        (b"", "has no private key"),
+        (pair.certificate, "has no private key"),
+        (other, "is not the key of the certificate"),
+        (locked, "needs a passphrase"),
+        (None, "certificate_chain needs private_key"),
+    ):
+        with pytest.raises(ValueError, match=why) as refused:
+            Tls(private_key=key, certificate_chain=pair.certificate)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ValueError, match="private_key needs certificate_chain"):
+        Tls(private_key=pair.key)
 
 
 @pytest.mark.parametrize("options", [ClientOptions(), CALLS], ids=["session", "calls"])

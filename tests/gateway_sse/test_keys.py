@@ -93,7 +93,10 @@ async def test_a_key_is_not_passed_on_unencrypted_to_another_machine(
     async with httpx.AsyncClient(base_url=gateway.url) as http:
         response = await ask(http, {"authorization": "Bearer k"})  # type: ignore[misc]
     assert response.status_code == 403
-    assert response.json()["error"]["reason"] == "KEY_NOT_PASSED_ON"
+    error = response.json()["error"]
+    assert error["reason"] == "KEY_NOT_PASSED_ON"
+    assert "--allow-plaintext-keys" in error["message"]
+    assert "service.invalid" not in error["message"]
     gateway.stop.set()
     await gateway.serving
 

@@ -204,6 +204,41 @@ async def test_each_answer_on_a_websocket_has_a_line_of_its_own(
     assert all(line["tokens"] == 1 for line in lines)
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+async def test_a_service_out_of_reach_is_logged_once_with_the_cause_and_once_when_it_is_back(
+    service: ScriptedService,
+    gateway: Gateway,
+    own_logging: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+) -> None:
+    own_logging()
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+
+        async def ask(script: Any) -> tuple[int, list[tuple[str, str, str]]]:
+            service.script = script
+            request = {"model": "scripted", "prompt": CANARY}
+            status = (await http.post(path, json=request)).status_code
+            err = capsys.readouterr().err
+            assert CANARY not in err
+            lines = [json.loads(line) for line in err.splitlines()]
+            return status, [
+                (line["level"], line["event"], line.get("why", ""))
+                for line in lines
+                if line["event"].startswith("upstream_")
+            ]
+
+        draining = Fail(grpc.StatusCode.UNAVAILABLE, "draining", [reason("DRAINING")])
+        lost = Fail(grpc.StatusCode.UNAVAILABLE, "127.0.0.1:1: Connection refused")
+        assert await ask(answer("a")) == (200, [])
+        assert await ask([draining]) == (503, [])
+        why = "127.0.0.1:1: Connection refused"
+        assert await ask([lost]) == (503, [("warning", "upstream_unreachable", why)])
+        assert await ask([lost]) == (503, [])
+        assert await ask(answer("a")) == (200, [("info", "upstream_reached_again", "")])
+        assert await ask(answer("a")) == (200, [])
+
+
 def test_what_nobody_catches_is_logged_without_its_words(
     own_logging: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -306,6 +306,39 @@ async def test_files_that_cannot_be_used_are_one_line_and_a_status(
 
 
 @pytest.mark.parametrize(
+    ("setting", "content", "why"),
+    [
+        ("upstream_ca_file", b"garbage", "has no certificate"),
+        ("upstream_ca_file", b"", "has no certificate"),
+        ("upstream_certificate_file", b"garbage", "has no certificate"),
+        ("upstream_private_key_file", b"garbage", "has no private key"),
+        ("upstream_private_key_file", b"", "has no private key"),
+        ("upstream_private_key_file", None, "is not the key of the certificate"),
+    ],
+)
+async def test_a_file_for_the_service_that_cannot_be_used_is_one_line_that_names_it(
+    authority: Authority,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    content: bytes | None,
+    why: str,
+) -> None:
+    own, other = authority.certify("bridge"), authority.certify("other")
+    contents = {
+        "upstream_ca_file": authority.certificate,
+        "upstream_certificate_file": own.certificate,
+        "upstream_private_key_file": own.private_key,
+    } | {setting: other.private_key if content is None else content}
+    files: dict[str, Any] = {name: tmp_path / name for name in contents}
+    for name, path in files.items():
+        path.write_bytes(contents[name])
+    assert await serve(GatewaySettings(listen="127.0.0.1:0", **files)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tokenstream gateway: TLS: {setting}: {files[setting]} {why}")
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"tls_certificate_file": Path(__file__)},

@@ -131,7 +131,15 @@ def test_a_key_to_another_machine_needs_tls(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         generate.main(["x", "--server=service.invalid:1", "--api-key=k"])
     assert end.value.code == USAGE_ERROR
-    assert "unencrypted" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "unencrypted" in err
+    assert "--allow-plaintext-keys" in err
+    assert "ClientOptions" not in err
+
+
+async def test_a_key_goes_to_another_machine_unencrypted_only_when_that_is_asked_for() -> None:
+    asked = settings("x", "--server=service.invalid:1", "--api-key=k", "--allow-plaintext-keys")
+    await generate._connect(asked).close()
 
 
 def test_an_authoritys_file_that_is_not_there_is_named(
@@ -140,6 +148,21 @@ def test_an_authoritys_file_that_is_not_there_is_named(
     missing = tmp_path / "ca.pem"
     assert generate.main(["x", f"--ca-file={missing}"]) == 1
     assert f"{missing}: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["ca", "certificate", "private-key"])
+def test_a_file_of_tls_that_cannot_be_used_is_one_line_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    pair = self_signed()
+    contents = {"ca": pair.certificate, "certificate": pair.certificate, "private-key": pair.key}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(b"garbage" if name == option else content)
+    with pytest.raises(SystemExit) as end:
+        generate.main(["x", *(f"--{name}-file={tmp_path / name}" for name in contents)])
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tokenstream generate: --{option}-file: {tmp_path / option} has no ")
 
 
 async def test_an_encrypted_service_is_asked_with_the_key(

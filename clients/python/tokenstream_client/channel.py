@@ -6,6 +6,8 @@ from typing import Final
 
 import grpc
 
+from tokenstream_client.pem import check_pem
+
 _MOST_OF_A_TRACE: Final = 512  # characters of each header
 
 
@@ -14,6 +16,8 @@ class Tls:
     """What an encrypted connection is made with; all of it PEM. The default trusts what gRPC
     does: the roots that it comes with, or those that the environment names
     (``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH``).
+
+    Raises ValueError that names the part that cannot be used.
     """
 
     root_certificates: bytes | None = None
@@ -27,6 +31,9 @@ class Tls:
 
     server_name_override: str | None = None
     """The name that the service's certificate has, where it is not the target's."""
+
+    def __post_init__(self) -> None:
+        check_pem(self.root_certificates, self.private_key, self.certificate_chain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,20 @@ def test_the_cpu_demo_asks_for_no_gpu_and_has_the_cpu_image() -> None:
     assert service["image"] == "tokenstream-service:0.1.0-cpu"
 
 
+def test_the_cpu_demo_takes_clients_that_always_send_a_key() -> None:
+    """As OpenAI's do; the bridge refuses keys that it would pass on in plain text."""
+    manifests = render(example(CHART / "examples" / "cpu-demo.yaml"))
+    assert section(manifests, "gateway")["allow_plaintext_keys"] is True
+    assert section(manifests, "service")["allow_anonymous"] is True
+
+
+def test_the_pod_of_the_test_stays_for_its_log_to_be_read() -> None:
+    """`helm test --logs` reads it after the test; `hook-succeeded` would have deleted it by then."""
+    annotations = the(render(OPEN), "Pod")["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "test"
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
 def test_a_digest_goes_before_a_tag() -> None:
     image = {"registry": "r.example.com/", "tag": "1.0", "digest": "sha256:" + "ab" * 32}
     values = OPEN | {"bridge": OPEN["bridge"] | {"image": image}}

@@ -90,7 +90,7 @@ def test_the_cpu_demo_takes_clients_that_always_send_a_key() -> None:
 
 
 def test_the_pod_of_the_test_stays_for_its_log_to_be_read() -> None:
-    """`helm test --logs` reads it after the test; `hook-succeeded` would have deleted it by then."""
+    """`helm test --logs` reads it after the test, when `hook-succeeded` has deleted it."""
     annotations = the(render(OPEN), "Pod")["metadata"]["annotations"]
     assert annotations["helm.sh/hook"] == "test"
     assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"

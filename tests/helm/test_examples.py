@@ -8,6 +8,7 @@ from tests.helm.chart import (
     CHART,
     EXAMPLES,
     OPEN,
+    Values,
     container,
     example,
     notes,
@@ -56,6 +57,34 @@ def test_the_notes_are_short_and_have_a_call_to_try(path: Path) -> None:
     said = notes(example(path)).strip().splitlines()
     assert len(said) <= LONGEST_NOTES
     assert any(line.strip().startswith("curl ") for line in said)
+
+
+def test_the_notes_of_a_bridge_that_asks_for_certificates_show_one() -> None:
+    tls = {"allowPlaintext": False, "secretName": "tls", "clientCaKey": "ca.crt"}
+    said = notes(with_values(OPEN, {"bridge": {"tls": tls}}))
+    assert "curl -Nk --cert client.crt --key client.key https://" in said
+    assert "--cert" not in notes(with_values(OPEN, {"bridge": {"tls": tls | {"clientCaKey": ""}}}))
+
+
+@pytest.mark.parametrize(
+    ("upstream", "key"),
+    [
+        ({"tls": True}, True),
+        ({"allowPlaintextKeys": True}, True),
+        ({}, False),
+        ({"tls": True, "apiKeySecret": {"name": "key"}}, False),
+    ],
+    ids=["encrypted", "keys in plain text", "no way for keys", "a key of its own"],
+)
+def test_the_notes_of_bridges_alone_name_their_service_and_the_key_that_it_may_ask_for(
+    upstream: Values, key: bool
+) -> None:
+    alone = {"service": {"enabled": False}, "bridge": {"upstream": {"address": "a:1"} | upstream}}
+    said = notes(with_values(OPEN, alone))
+    assert "go to the service at a:1" in said
+    assert "model is" not in said
+    assert ('-H "authorization: Bearer $TOKENSTREAM_API_KEY"' in said) is key
+    assert ("where that service asks for no keys" in said) is key
 
 
 def test_without_any_values_the_user_is_told_what_to_decide() -> None:

@@ -232,6 +232,10 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
     (mounted("/etc"), "/etc would cover /etc/tokenstream"),
     (mounted("/"), "/ would cover /etc/tokenstream"),
     (mounted("/cache/"), "/cache would cover /cache"),
+    (
+        at("service", {"resources": {"limits": {"memory": "1.5G"}}}),
+        "sharedMemory.sizeLimit (2Gi) is above service.resources.limits.memory (1.5G)",
+    ),
     (at("bridge.podAnnotations", {"tokenstream/config": "a"}), "the chart sets it itself"),
     (at("commonAnnotations", {"tokenstream/config": "a"}), "the chart sets it itself"),
 ]

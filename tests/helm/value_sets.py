@@ -44,7 +44,15 @@ _OUTSIDE = {"ipBlock": {"cidr": "192.0.2.0/24"}}
 _QUANTITIES = st.sampled_from(["500m", "2", 4, "1.5", "16Gi"])
 _RESOURCES = st.fixed_dictionaries(
     {"requests": st.fixed_dictionaries({"cpu": _QUANTITIES, "memory": st.just("1Gi")})},
-    optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), _QUANTITIES)},
+    optional={
+        "limits": st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu": _QUANTITIES,
+                "memory": st.sampled_from(["1Gi", "1.5G", 17179869184, "2000000000000m"]),
+            },
+        )
+    },
 )
 
 

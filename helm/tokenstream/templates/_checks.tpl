@@ -41,6 +41,16 @@
 {{- $sum -}}
 {{- end -}}
 
+{{/* A quantity such as 1.5Gi, in bytes. */}}
+{{- define "tokenstream.bytes" -}}
+{{- if kindIs "string" . -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (index $units (regexFind "[A-Za-z]*$" .)) | int64 -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "tokenstream.checkService" -}}
 {{- $values := .Values -}}
 {{- $service := $values.service -}}
@@ -69,6 +79,12 @@
 {{- range $kind := list "requests" "limits" -}}
 {{- if hasKey (default dict (index $service.resources $kind)) $service.gpu.resource -}}
 {{- fail (printf "service.resources.%s names %s: say how many in service.gpu.count" $kind $service.gpu.resource) -}}
+{{- end -}}
+{{- end -}}
+{{- $memory := (default dict $service.resources.limits).memory -}}
+{{- if $memory -}}
+{{- if gt (include "tokenstream.bytes" $service.sharedMemory.sizeLimit | int64) (include "tokenstream.bytes" $memory | int64) -}}
+{{- fail (printf "service.sharedMemory.sizeLimit (%v) is above service.resources.limits.memory (%v), which it counts towards" $service.sharedMemory.sizeLimit $memory) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $service.cache.claimName $service.cache.sizeLimit -}}

@@ -8,6 +8,7 @@ from tests.helm.chart import (
     CHART,
     EXAMPLES,
     OPEN,
+    Values,
     container,
     example,
     notes,
@@ -58,6 +59,34 @@ def test_the_notes_are_short_and_have_a_call_to_try(path: Path) -> None:
     assert any(line.strip().startswith("curl ") for line in said)
 
 
+def test_the_notes_of_a_bridge_that_asks_for_certificates_show_one() -> None:
+    tls = {"allowPlaintext": False, "secretName": "tls", "clientCaKey": "ca.crt"}
+    said = notes(with_values(OPEN, {"bridge": {"tls": tls}}))
+    assert "curl -Nk --cert client.crt --key client.key https://" in said
+    assert "--cert" not in notes(with_values(OPEN, {"bridge": {"tls": tls | {"clientCaKey": ""}}}))
+
+
+@pytest.mark.parametrize(
+    ("upstream", "key"),
+    [
+        ({"tls": True}, True),
+        ({"allowPlaintextKeys": True}, True),
+        ({}, False),
+        ({"tls": True, "apiKeySecret": {"name": "key"}}, False),
+    ],
+    ids=["encrypted", "keys in plain text", "no way for keys", "a key of its own"],
+)
+def test_the_notes_of_bridges_alone_name_their_service_and_the_key_that_it_may_ask_for(
+    upstream: Values, key: bool
+) -> None:
+    alone = {"service": {"enabled": False}, "bridge": {"upstream": {"address": "a:1"} | upstream}}
+    said = notes(with_values(OPEN, alone))
+    assert "go to the service at a:1" in said
+    assert "model is" not in said
+    assert ('-H "authorization: Bearer $TOKENSTREAM_API_KEY"' in said) is key
+    assert ("where that service asks for no keys" in said) is key
+
+
 def test_without_any_values_the_user_is_told_what_to_decide() -> None:
     with pytest.raises(helm.HelmRenderError, match="may the network read along"):
         render({})
@@ -80,6 +109,20 @@ def test_the_cpu_demo_asks_for_no_gpu_and_has_the_cpu_image() -> None:
     service = container(render(example(CHART / "examples" / "cpu-demo.yaml")), "service")
     assert set(service["resources"]["limits"]) == {"memory"}
     assert service["image"] == "tokenstream-service:0.1.0-cpu"
+
+
+def test_the_cpu_demo_takes_clients_that_always_send_a_key() -> None:
+    """As OpenAI's do; the bridge refuses keys that it would pass on in plain text."""
+    manifests = render(example(CHART / "examples" / "cpu-demo.yaml"))
+    assert section(manifests, "gateway")["allow_plaintext_keys"] is True
+    assert section(manifests, "service")["allow_anonymous"] is True
+
+
+def test_the_pod_of_the_test_stays_for_its_log_to_be_read() -> None:
+    """`helm test --logs` reads it after the test, when `hook-succeeded` has deleted it."""
+    annotations = the(render(OPEN), "Pod")["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "test"
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
 
 def test_a_digest_goes_before_a_tag() -> None:

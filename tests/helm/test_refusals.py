@@ -30,8 +30,31 @@ SCHEMA: list[tuple[str, Any, tuple[str, ...]]] = [
     ("service.image.repository", "a:1", ("/service/image/repository", "a:1")),
     ("service.service.type", "Cluster", ("/service/service/type", "LoadBalancer")),
     ("service.tls.secretName", "My Secret", ("/service/tls/secretName", "My Secret")),
-    ("service.extraEnv", [{"name": "TOKENSTREAM_MODEL", "value": "a"}], ("/extraEnv/0/name",)),
-    ("service.extraEnv", [{"name": "HOME", "value": "/"}], ("/extraEnv/0/name",)),
+    ("service.extraEnv", [{"name": "A"}], ("/extraEnv/0", "minProperties")),
+    (
+        "service.extraEnv",
+        [{"name": "A", "value": "a", "valueFrom": {"fieldRef": {"fieldPath": "a"}}}],
+        ("/extraEnv/0", "maxProperties"),
+    ),
+    (
+        "bridge.extraEnv",
+        [{"name": "A", "valueFrom": {"resourceFieldRef": {}}}],
+        ("/extraEnv/0/valueFrom", "resourceFieldRef"),
+    ),
+    ("service.extraVolumes", [{"emptyDir": {}}], ("/extraVolumes/0", "name")),
+    ("service.extraVolumes", [{"name": "a", "empty": {}}], ("/extraVolumes/0", "empty")),
+    ("bridge.extraVolumes", [{"name": "a"}], ("/extraVolumes/0", "minProperties")),
+    ("bridge.extraVolumeMounts", [{"mountPath": "/a"}], ("/extraVolumeMounts/0", "name")),
+    (
+        "bridge.extraVolumeMounts",
+        [{"name": "a", "mountPath": "a"}],
+        ("/extraVolumeMounts/0/mountPath",),
+    ),
+    ("service.service.externalTrafficPolicy", "local", ("/externalTrafficPolicy", "Local")),
+    ("bridge.service.loadBalancerSourceRanges", ["10.0.0.1"], ("/loadBalancerSourceRanges/0",)),
+    ("bridge.service.loadBalancerClass", "a b", ("/loadBalancerClass", "a b")),
+    ("fullnameOverride", "v1.2", ("/fullnameOverride", "v1.2")),
+    ("nameOverride", "v1.2", ("/nameOverride", "v1.2")),
     ("service.extraEnv", [{"name": "A", "value": 1}], ("/extraEnv/0/value", "want string")),
     ("service.tolerations", [{"keys": "a"}], ("/service/tolerations/0", "keys")),
     ("service.podLabels", {"app.kubernetes.io/name": "a"}, ("/podLabels/app.kubernetes.io",)),
@@ -75,6 +98,17 @@ TLS = {"service": {"tls": {"allowPlaintext": False, "secretName": "tls"}}}
 KEDA = at("service.autoscaling", {"enabled": True, "keda": {"serverAddress": "http://p:9090"}})
 ROUTE = {"enabled": True, "parentRefs": [{"name": "edge"}]}
 LATE = {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def mounted(*paths: str) -> Values:
+    """A volume of the user's in the service, at these paths."""
+    return {
+        "service": {
+            "extraVolumes": [{"name": "a", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "a", "mountPath": path} for path in paths],
+        }
+    }
+
 
 CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("service.enabled", False) | at("bridge.enabled", False), "nothing would be installed"),
@@ -154,6 +188,56 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("service.grpcRoute.enabled", True), "which gateway"),
     (at("bridge.httpRoute.enabled", True), "which gateway"),
     (at("bridge.ingress.enabled", True), "needs bridge.ingress.hosts"),
+    (at("fullnameOverride", "7b"), "begin with a letter and have no dots"),
+    (at("bindAddress", "127.0.0.1"), "bindAddress 127.0.0.1 is the loopback"),
+    (at("bindAddress", "[::1]"), "bindAddress [::1] is the loopback"),
+    (
+        with_values(
+            at(
+                "metrics.serviceMonitor",
+                {"enabled": True, "interval": "1m", "scrapeTimeout": "1m500ms"},
+            ),
+            at("networkPolicy.metricsFrom", [{"podSelector": {}}]),
+        ),
+        "scrapeTimeout (1m500ms) is above metrics.serviceMonitor.interval (1m)",
+    ),
+    (
+        at("bridge.service.externalTrafficPolicy", "Local"),
+        "bridge.service.externalTrafficPolicy is for the types NodePort and LoadBalancer",
+    ),
+    (
+        at("bridge.service", {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+        "loadBalancerSourceRanges is for the type LoadBalancer",
+    ),
+    (at("service.service.loadBalancerClass", "a/b"), "but service.service.type is ClusterIP"),
+    (
+        at("service.extraEnv", [{"name": "TOKENSTREAM_MODEL", "value": "a"}]),
+        "service.extraEnv cannot set TOKENSTREAM_MODEL",
+    ),
+    (at("bridge.extraEnv", [{"name": "HOME", "value": "/"}]), "bridge.extraEnv cannot set HOME"),
+    (
+        at("service.extraVolumes", [{"name": "shm", "emptyDir": {}}]),
+        "shm is the name of a volume of the chart's own",
+    ),
+    (
+        at("bridge.extraVolumes", [{"name": "a", "emptyDir": {}}] * 2),
+        "bridge.extraVolumes has a more than once",
+    ),
+    (
+        at("bridge.extraVolumeMounts", [{"name": "a", "mountPath": "/a"}]),
+        "a is none of bridge.extraVolumes",
+    ),
+    (mounted("/a", "/a/"), "has the path /a more than once"),
+    (mounted("/etc/tokenstream/more"), "is below /etc/tokenstream"),
+    (mounted("/etc"), "/etc would cover /etc/tokenstream"),
+    (mounted("/"), "/ would cover /etc/tokenstream"),
+    (mounted("/cache/"), "/cache would cover /cache"),
+    (
+        at("service", {"resources": {"limits": {"memory": "1.5G"}}}),
+        "sharedMemory.sizeLimit (2Gi) is above service.resources.limits.memory (1.5G)",
+    ),
+    (at("bridge.podAnnotations", {"tokenstream/config": "a"}), "the chart sets it itself"),
+    (at("commonAnnotations", {"tokenstream/config": "a"}), "the chart sets it itself"),
 ]
 
 
@@ -173,6 +257,13 @@ def test_values_that_contradict_each_other_are_refused_with_what_to_change(
     values: Values, said: str
 ) -> None:
     assert said in refusal(values)
+
+
+@pytest.mark.parametrize("name", ["v1.2", "7b"])
+def test_a_name_of_a_release_that_no_service_can_have_is_refused(name: str) -> None:
+    with pytest.raises(helm.HelmRenderError, match="begin with a letter and have no dots"):
+        render(OPEN, name=name)
+    render(OPEN | {"fullnameOverride": "chat"}, name=name)
 
 
 def test_every_contradiction_that_the_chart_knows_is_in_the_table() -> None:

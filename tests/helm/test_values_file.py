@@ -48,6 +48,7 @@ def test_the_schema_knows_every_name_and_no_others() -> None:
             "/properties/config/properties/service/properties/scheduler_args",
             "/properties/service/properties/affinity",  # Kubernetes' own form, passed on
             "/properties/bridge/properties/affinity",
+            "/$defs/volumeSource",
         ]
     )
 

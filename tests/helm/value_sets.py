@@ -44,7 +44,15 @@ _OUTSIDE = {"ipBlock": {"cidr": "192.0.2.0/24"}}
 _QUANTITIES = st.sampled_from(["500m", "2", 4, "1.5", "16Gi"])
 _RESOURCES = st.fixed_dictionaries(
     {"requests": st.fixed_dictionaries({"cpu": _QUANTITIES, "memory": st.just("1Gi")})},
-    optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), _QUANTITIES)},
+    optional={
+        "limits": st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu": _QUANTITIES,
+                "memory": st.sampled_from(["1Gi", "1.5G", 17179869184, "2000000000000m"]),
+            },
+        )
+    },
 )
 
 
@@ -59,6 +67,22 @@ def _image() -> st.SearchStrategy[Values]:
             "pullPolicy": st.sampled_from(["Always", "IfNotPresent"]),
         },
     )
+
+
+@st.composite
+def _way_in(draw: st.DrawFn) -> Values:
+    kind = draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer"]))
+    optional: dict[str, st.SearchStrategy[Any]] = {
+        "annotations": _TEXTS,
+        "sessionAffinity": st.sampled_from(["None", "ClientIP"]),
+        "sessionAffinityTimeoutSeconds": st.integers(1, 86400),
+    }
+    if kind != "ClusterIP":
+        optional["externalTrafficPolicy"] = st.sampled_from(["", "Cluster", "Local"])
+    if kind == "LoadBalancer":
+        optional["loadBalancerSourceRanges"] = st.just(["203.0.113.0/24", "2001:db8::/32"])
+        optional["loadBalancerClass"] = st.sampled_from(["", "example.com/internal"])
+    return {"type": kind} | draw(st.fixed_dictionaries({}, optional=optional))
 
 
 def _placed() -> dict[str, st.SearchStrategy[Any]]:
@@ -83,15 +107,7 @@ def _placed() -> dict[str, st.SearchStrategy[Any]]:
             ),
             st.just({"enabled": False}),
         ),
-        "service": st.fixed_dictionaries(
-            {},
-            optional={
-                "type": st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer"]),
-                "annotations": _TEXTS,
-                "sessionAffinity": st.sampled_from(["None", "ClientIP"]),
-                "sessionAffinityTimeoutSeconds": st.integers(1, 86400),
-            },
-        ),
+        "service": _way_in(),
         "serviceAccount": st.fixed_dictionaries(
             {},
             optional={"create": st.booleans(), "name": st.sampled_from(["", "robot"])},
@@ -132,7 +148,13 @@ def _placed() -> dict[str, st.SearchStrategy[Any]]:
         ),
         "priorityClassName": st.sampled_from(["", "high"]),
         "extraEnv": st.lists(
-            st.fixed_dictionaries({"name": st.just("NCCL_DEBUG"), "value": st.just("1")}),
+            st.sampled_from(
+                [
+                    {"name": "NCCL_DEBUG", "value": "1"},
+                    {"name": "A_KEY", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}},
+                    {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                ]
+            ),
             max_size=1,
         ),
     }
@@ -226,6 +248,10 @@ def value_sets(draw: st.DrawFn) -> Values:
         upstream["apiKeySecret"] = {"name": draw(st.sampled_from(["", "bridge-key"]))}
 
     bridge: Values = draw(st.fixed_dictionaries({}, optional=_placed()))
+    for part in (service, bridge):
+        if draw(st.booleans()):
+            part["extraVolumes"] = [{"name": "more", "configMap": {"name": "more"}}]
+            part["extraVolumeMounts"] = [{"name": "more", "mountPath": "/etc/more"}]
     bridge |= {
         "enabled": with_bridge,
         "replicas": draw(st.integers(0, 4)),

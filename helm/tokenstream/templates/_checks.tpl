@@ -8,6 +8,16 @@
 {{- if and $values.metrics.serviceMonitor.enabled $values.networkPolicy.enabled (not $values.networkPolicy.metricsFrom) -}}
 {{- fail "networkPolicy.metricsFrom: who is Prometheus? With metrics.serviceMonitor.enabled, name whom the ports for operators are open to, such as its namespace" -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "tokenstream.fullname" .)) -}}
+{{- fail (printf "names of Services would begin with %q, and Kubernetes takes only those that begin with a letter and have no dots: choose another name for the release, or set fullnameOverride" (include "tokenstream.fullname" .)) -}}
+{{- end -}}
+{{- if regexMatch "^(127\\.|\\[(::1|::ffff:127\\..*)\\]$)" $values.bindAddress -}}
+{{- fail (printf "bindAddress %s is the loopback of the pod, where neither callers nor probes get through: take 0.0.0.0 or [::]" $values.bindAddress) -}}
+{{- end -}}
+{{- $monitor := $values.metrics.serviceMonitor -}}
+{{- if and $monitor.enabled (gt (include "tokenstream.milliseconds" $monitor.scrapeTimeout | int64) (include "tokenstream.milliseconds" $monitor.interval | int64)) -}}
+{{- fail (printf "metrics.serviceMonitor.scrapeTimeout (%s) is above metrics.serviceMonitor.interval (%s), which Prometheus refuses" $monitor.scrapeTimeout $monitor.interval) -}}
+{{- end -}}
 {{- $both := and $values.service.enabled $values.bridge.enabled -}}
 {{- $made := and $values.service.serviceAccount.create $values.bridge.serviceAccount.create -}}
 {{- if and $both $made (eq (include "tokenstream.serviceAccountName" (list . "service")) (include "tokenstream.serviceAccountName" (list . "bridge"))) -}}
@@ -18,6 +28,26 @@
 {{- end -}}
 {{- if $values.bridge.enabled -}}
 {{- include "tokenstream.checkBridge" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A duration such as 1m30s, in milliseconds. */}}
+{{- define "tokenstream.milliseconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+{{- $unit := index (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+" .) -}}
+{{- $sum = add $sum (mul (regexFind "[0-9]+" . | int64) $unit) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/* A quantity such as 1.5Gi, in bytes. */}}
+{{- define "tokenstream.bytes" -}}
+{{- if kindIs "string" . -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (index $units (regexFind "[A-Za-z]*$" .)) | int64 -}}
+{{- else -}}
+{{- int64 . -}}
 {{- end -}}
 {{- end -}}
 
@@ -49,6 +79,12 @@
 {{- range $kind := list "requests" "limits" -}}
 {{- if hasKey (default dict (index $service.resources $kind)) $service.gpu.resource -}}
 {{- fail (printf "service.resources.%s names %s: say how many in service.gpu.count" $kind $service.gpu.resource) -}}
+{{- end -}}
+{{- end -}}
+{{- $memory := (default dict $service.resources.limits).memory -}}
+{{- if $memory -}}
+{{- if gt (include "tokenstream.bytes" $service.sharedMemory.sizeLimit | int64) (include "tokenstream.bytes" $memory | int64) -}}
+{{- fail (printf "service.sharedMemory.sizeLimit (%v) is above service.resources.limits.memory (%v), which it counts towards" $service.sharedMemory.sizeLimit $memory) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $service.cache.claimName $service.cache.sizeLimit -}}
@@ -176,5 +212,65 @@
 {{- end -}}
 {{- if and $part.autoscaling.enabled (gt (int $part.autoscaling.minReplicas) (int $part.autoscaling.maxReplicas)) -}}
 {{- fail (printf "%s.autoscaling.minReplicas (%d) is above maxReplicas (%d)" $name (int $part.autoscaling.minReplicas) (int $part.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- include "tokenstream.checkWayIn" (list $name $part.service) -}}
+{{- include "tokenstream.checkExtras" (list $name $part) -}}
+{{- if or (hasKey $part.podAnnotations "tokenstream/config") (hasKey (index . 0).Values.commonAnnotations "tokenstream/config") -}}
+{{- fail (printf "%s.podAnnotations and commonAnnotations cannot have tokenstream/config: the chart sets it itself" $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Service that callers use: (list "bridge" service). */}}
+{{- define "tokenstream.checkWayIn" -}}
+{{- $name := index . 0 -}}
+{{- $service := index . 1 -}}
+{{- if and $service.externalTrafficPolicy (eq $service.type "ClusterIP") -}}
+{{- fail (printf "%s.service.externalTrafficPolicy is for the types NodePort and LoadBalancer, but %s.service.type is ClusterIP" $name $name) -}}
+{{- end -}}
+{{- range $field := list "loadBalancerSourceRanges" "loadBalancerClass" -}}
+{{- if and (index $service $field) (ne $service.type "LoadBalancer") -}}
+{{- fail (printf "%s.service.%s is for the type LoadBalancer, but %s.service.type is %s" $name $field $name $service.type) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a user adds to a part's pods: (list "bridge" part). */}}
+{{- define "tokenstream.checkExtras" -}}
+{{- $name := index . 0 -}}
+{{- $part := index . 1 -}}
+{{- range $part.extraEnv -}}
+{{- if regexMatch "^(TOKENSTREAM_.*|HOME|HF_TOKEN|HF_HUB_OFFLINE|VLLM_NO_USAGE_STATS)$" .name -}}
+{{- fail (printf "%s.extraEnv cannot set %s, which the chart decides: settings of tokenstream belong into config, the hub's token into model.hub.tokenSecret" $name .name) -}}
+{{- end -}}
+{{- end -}}
+{{- $volumes := list -}}
+{{- range $part.extraVolumes -}}
+{{- if has .name (list "config" "tmp" "cache" "shm" "model" "keys" "tls" "upstream-ca" "upstream-certificate") -}}
+{{- fail (printf "%s.extraVolumes: %s is the name of a volume of the chart's own" $name .name) -}}
+{{- end -}}
+{{- if has .name $volumes -}}
+{{- fail (printf "%s.extraVolumes has %s more than once" $name .name) -}}
+{{- end -}}
+{{- $volumes = append $volumes .name -}}
+{{- end -}}
+{{- $own := ternary (list "/etc/tokenstream" "/tmp" "/cache" "/dev/shm" "/models") (list "/etc/tokenstream" "/tmp") (eq $name "service") -}}
+{{- $paths := list -}}
+{{- range $part.extraVolumeMounts -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "%s.extraVolumeMounts: %s is none of %s.extraVolumes" $name .name $name) -}}
+{{- end -}}
+{{- $path := clean .mountPath -}}
+{{- if has $path $paths -}}
+{{- fail (printf "%s.extraVolumeMounts has the path %s more than once" $name $path) -}}
+{{- end -}}
+{{- $paths = append $paths $path -}}
+{{- if hasPrefix "/etc/tokenstream/" $path -}}
+{{- fail (printf "%s.extraVolumeMounts: %s is below /etc/tokenstream, where the chart keeps what it mounts itself" $name $path) -}}
+{{- end -}}
+{{- range $taken := $own -}}
+{{- if hasPrefix (printf "%s/" (trimSuffix "/" $path)) (printf "%s/" $taken) -}}
+{{- fail (printf "%s.extraVolumeMounts: %s would cover %s, which the chart mounts itself" $name $path $taken) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -17,7 +17,7 @@ from tests.gateway_sse.scrape import ended, free_port
 from tests.gateway_sse.streaming.conftest import Bridges
 from tests.service.running import RunningService, eventually
 
-LONG = "prompt=ab&ignore_eos=true&max_tokens=100000&max_delay_ms=0&max_tokens_per_message=1"
+LONG = "prompt=ab&ignore_eos=true&max_tokens=400000&max_delay_ms=0&max_tokens_per_message=1"
 WINDOW = 256  # tokens, the client's
 LARGEST_EVENT = 128  # bytes, of a token
 

@@ -22,7 +22,7 @@ from tokenstream_client import (
 from tokenstream_client.connection import Connection
 from tokenstream_client.connections import MOST_STOPPING
 
-TOKENS = 200
+TOKENS = 300
 STEP_S = 0.005
 
 
@@ -142,6 +142,24 @@ async def test_a_stream_of_the_new_replica_is_found_by_its_id_while_the_old_one_
     assert await other
 
 
+async def test_a_replica_that_has_just_ended_is_not_asked_for_streams(
+    rollout: Rollout, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstream_client.connections._LOOK_EVERY_S", 1000.0)
+    old = asyncio.create_task(whole(long(client)))
+    await eventually(lambda: rollout.old.service.gate.held == 1)
+    await rollout.stop()
+    stream = client.generate("ab", max_tokens=10**4, ignore_eos=True, on_disconnect="detach")
+    start = await anext(aiter(stream))
+    assert await old
+    assert rollout.old.running is not None
+    await asyncio.wait_for(asyncio.shield(rollout.old.running), 10)
+    assert len(tuple(client._connections)) == 2
+    again = client.resume(start.stream_id)  # type: ignore[union-attr]
+    assert (await anext(aiter(again))).stream_id == start.stream_id  # type: ignore[union-attr]
+    await client.cancel(start.stream_id)  # type: ignore[union-attr]
+
+
 async def test_nothing_is_left_of_the_old_connection_once_its_replica_has_ended(
     rollout: Rollout, client: AsyncClient
 ) -> None:
@@ -177,11 +195,13 @@ async def test_with_one_replica_alone_the_refusal_is_told_and_connections_are_fe
 async def test_replicas_that_stop_one_after_another_are_never_more_than_the_bound(
     rollout: Rollout, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstream_client.connections.MOVE_EVERY_S", 0.0)
+    monkeypatch.setattr("tokenstream_client.connections.MOVE_EVERY_S", 0.05)
     old = asyncio.create_task(whole(long(client)))
     await eventually(lambda: rollout.old.service.gate.held == 1)
     await stopping(rollout.old)
-    with pytest.raises(Unavailable):
-        await anext(aiter(long(client)))
-    assert len(tuple(client._connections)) <= MOST_STOPPING + 1
+    while rollout.name.connections < MOST_STOPPING + 3:
+        with pytest.raises(Unavailable):
+            await anext(aiter(long(client)))
+        assert len(tuple(client._connections)) <= MOST_STOPPING + 1
+    assert not old.done()
     assert await old

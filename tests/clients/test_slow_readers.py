@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-import gateway_sse.app
 import gateway_sse.server
+import gateway_sse.upstream
 from gateway_sse.config import GatewaySettings
 from gateway_sse.server import bind, serve_on
 from gateway_sse.streaming.open_streams import OpenStreams
@@ -59,7 +59,9 @@ async def test_a_slow_reader_of_the_bridge_reads_to_the_end(
     impatient: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens, sip, pause_s = 600, 1024, 0.2
-    monkeypatch.setattr(gateway_sse.app, "ClientOptions", partial(ClientOptions, window_tokens=64))
+    monkeypatch.setattr(
+        gateway_sse.upstream, "ClientOptions", partial(ClientOptions, window_tokens=64)
+    )
     monkeypatch.setattr(gateway_sse.server, "_SEND_BUFFER_BYTES", 2048)
     settings = GatewaySettings(upstream=impatient.target, listen="127.0.0.1:0", stall_limit_s=1)
     streams, stop, listener = OpenStreams(), asyncio.Event(), bind(settings)

@@ -26,7 +26,7 @@ from tokenstream_client.choices import ChoicesAnswer
 from tokenstream_client.connection import Connection
 from tokenstream_client.connections import Connections
 from tokenstream_client.delivery import Delivery
-from tokenstream_client.errors import Cancelled, NotFound, TokenstreamError
+from tokenstream_client.errors import Cancelled, TokenstreamError
 from tokenstream_client.models import Model, model_from_message
 from tokenstream_client.own_call import OwnCall
 from tokenstream_client.prompts import Prompt
@@ -149,8 +149,8 @@ class AsyncClient:
         request = requests.cancel_request(stream_id)
         metadata = self._metadata_for(api_key)
         *stopping, current = reversed(tuple(self._connections))
-        for connection in stopping:  # first, as in reading on
-            with suppress(NotFound), own_errors():
+        for connection in stopping:  # first, as in reading on; they may be gone
+            with suppress(TokenstreamError), own_errors():
                 await connection.generation.Cancel(request, timeout=timeout, metadata=metadata)
                 return
         with own_errors():

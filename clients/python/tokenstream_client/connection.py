@@ -36,6 +36,7 @@ class Connection:
         )
         self.session: Session | None = None
         self._calls = WeakSet[OwnCall]()
+        self._had_calls = False
 
     def open_session(self, metadata: Metadata, stop: Stop, again: Callable[[Answer], None]) -> None:
         """Have a session on it; see `Session`."""
@@ -51,6 +52,7 @@ class Connection:
 
     def note(self, call: OwnCall) -> None:
         """Know of an answer that has a call of its own on it."""
+        self._had_calls = True
         self._calls.add(call)
 
     def carries(self, answer: Answer) -> bool:
@@ -58,13 +60,18 @@ class Connection:
         return self.session is not None and answer in self.session
 
     @property
-    def in_use(self) -> bool:
-        """Whether something runs on it, or may be read on: the replica is still there, and
-        streams have begun on it.
-        """
-        if self.session is not None and self.session.in_use:
+    def is_busy(self) -> bool:
+        """Whether an answer runs on it."""
+        if self.session is not None and len(self.session):
             return True
         return any(call.is_on(self) for call in self._calls)
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether streams have begun on it, and the replica is still there: they can be read on."""
+        if self.session is not None:
+            return self.session.is_open_with_streams
+        return self._had_calls and self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     async def end_session(self) -> None:
         """End the session, if there is one; calls still work."""

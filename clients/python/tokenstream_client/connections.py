@@ -8,7 +8,7 @@ the same name. Rules:
    and so do those after it. What runs goes on where it is.
 2. A stream that is asked for by its id may live on any replica that a connection leads to: those
    that stop are asked first, the newest last.
-3. The old connection is closed when nothing runs on it and the replica has ended the session: until
+3. The old connection is closed when nothing runs on it and the replica has closed its side: until
    then its streams can be read on.
 4. A new connection may lead to the same replica: there is only one, or the name has not followed
    yet. So there is no other within `MOVE_EVERY_S`; until then a refusal is what it was before.
@@ -124,7 +124,10 @@ class Connections:
         if self._moved_at is not None and now - self._moved_at < MOVE_EVERY_S:
             return False
         if len(self._stopping) >= MOST_STOPPING:
-            return False
+            idle = next((place for place in self._stopping if not place.is_busy), None)
+            if idle is None:
+                return False
+            self._drop(idle)
         self._moved_at = now
         self._stopping.append(self.current)
         self.current = self._connect(self)
@@ -135,10 +138,13 @@ class Connections:
     def _look(self) -> None:
         """Close what is not in use any more."""
         for place in tuple(self._stopping):
-            if not place.in_use:
-                self._stopping.remove(place)
-                closing = self._loop.create_task(place.close())
-                self._closings.add(closing)
-                closing.add_done_callback(self._closings.discard)
+            if not (place.is_busy or place.may_be_asked):
+                self._drop(place)
         again = self._stopping and not self._closed
         self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look) if again else None
+
+    def _drop(self, place: Connection) -> None:
+        self._stopping.remove(place)
+        closing = self._loop.create_task(place.close())
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)

@@ -68,11 +68,13 @@ class Session:
     def __contains__(self, answer: Answer) -> bool:
         return answer in self._multiplexer
 
+    def __len__(self) -> int:
+        return len(self._multiplexer)
+
     @property
-    def in_use(self) -> bool:
-        """Whether it has answers, or streams have begun on it and the service is still there."""
-        multiplexer = self._multiplexer
-        return bool(len(multiplexer)) or (self._connected and multiplexer.has_started)
+    def is_open_with_streams(self) -> bool:
+        """Whether its call is open, and streams have begun in it."""
+        return self._connected and self._multiplexer.has_started
 
     def add(self, answer: Answer) -> None:
         """Carry an answer from its beginning, or from its next token on."""

@@ -189,8 +189,6 @@ CONTRADICTIONS: list[tuple[Values, str]] = [
     (at("bridge.httpRoute.enabled", True), "which gateway"),
     (at("bridge.ingress.enabled", True), "needs bridge.ingress.hosts"),
     (at("fullnameOverride", "7b"), "begin with a letter and have no dots"),
-    (at("bindAddress", "127.0.0.1"), "bindAddress 127.0.0.1 is the loopback"),
-    (at("bindAddress", "[::1]"), "bindAddress [::1] is the loopback"),
     (
         with_values(
             at(

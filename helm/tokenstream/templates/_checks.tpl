@@ -11,9 +11,6 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "tokenstream.fullname" .)) -}}
 {{- fail (printf "names of Services would begin with %q, and Kubernetes takes only those that begin with a letter and have no dots: choose another name for the release, or set fullnameOverride" (include "tokenstream.fullname" .)) -}}
 {{- end -}}
-{{- if regexMatch "^(127\\.|\\[(::1|::ffff:127\\..*)\\]$)" $values.bindAddress -}}
-{{- fail (printf "bindAddress %s is the loopback of the pod, where neither callers nor probes get through: take 0.0.0.0 or [::]" $values.bindAddress) -}}
-{{- end -}}
 {{- $monitor := $values.metrics.serviceMonitor -}}
 {{- if and $monitor.enabled (gt (include "tokenstream.milliseconds" $monitor.scrapeTimeout | int64) (include "tokenstream.milliseconds" $monitor.interval | int64)) -}}
 {{- fail (printf "metrics.serviceMonitor.scrapeTimeout (%s) is above metrics.serviceMonitor.interval (%s), which Prometheus refuses" $monitor.scrapeTimeout $monitor.interval) -}}

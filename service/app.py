@@ -234,6 +234,8 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self.gate.until_empty()
+                while not self.generation_servicer.sessions_have_said_all:  # noqa: ASYNC110
+                    await asyncio.sleep(_READERS_EVERY_S)  # a frame is on its way to its caller
         # Callers keep sessions open without requests; those are told why theirs ends.
         self.generation_servicer.break_off_sessions(because())
         await self.server.stop(_LAST_STATUS_S)

@@ -171,6 +171,11 @@ class Session:
         """Whether nothing will come any more; `next_frame` may still have something."""
         return self._input_closed and not self._reading and not self._opening
 
+    @property
+    def has_said_all(self) -> bool:
+        """Whether there is nothing to write, and nothing is being written."""
+        return self._idle and not self.sending
+
     # -- what the readers have ---------------------------------------------------------------
 
     def ready(self, reader: StreamReader) -> None:

@@ -45,6 +45,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for session in list(self._sessions):
             session.sweep(now, stall_limit_s, forgiven_s)
 
+    @property
+    def sessions_have_said_all(self) -> bool:
+        """Whether no session call has anything left to write."""
+        return all(session.has_said_all for session in self._sessions)
+
     def break_off_sessions(self, why: ServiceError) -> None:
         """End all session calls, with or without requests."""
         for session in list(self._sessions):

@@ -82,6 +82,11 @@ class SessionCall:
             if now - self._opened_at >= STRANGERS_STAY_S:
                 self.break_off(Unauthenticated("no API key has come in this session"))
 
+    @property
+    def has_said_all(self) -> bool:
+        """See `Session`."""
+        return self._driver.session.has_said_all
+
     def break_off(self, why: ServiceError) -> None:
         """End the session from this side."""
         if self._broken is None and self._task is not None:

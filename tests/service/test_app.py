@@ -3,6 +3,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import grpc
 import pytest
@@ -86,6 +87,27 @@ async def test_a_second_stop_ends_the_wait_for_endpoints_too(serve: Serve) -> No
     await eventually(lambda: not running.service.ready)
     running.service.stop()
     assert (await refusal(call)).reason == "SERVICE_STOPPING"
+    assert await ended(running) is ExitStatus.OK
+
+
+async def test_a_session_whose_last_frame_is_being_written_is_not_broken_off_yet(
+    serve: Serve,
+) -> None:
+    running = await serve(drain_grace_s=30)
+    session: Any = running.generation.Session()
+    await session.write(
+        pb.SessionRequest(start=pb.SessionStart(id=1, request=pb.GenerateRequest(text="abc")))
+    )
+    while not (await session.read()).finished:
+        pass
+    (call,) = running.service.generation_servicer._sessions
+    call._driver.session.sending = True
+    running.service.stop()
+    await eventually(lambda: running.service.gate._state.name == "STOPPING")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await session.read()
+    call._driver.session.sending = False
     assert await ended(running) is ExitStatus.OK
 
 

@@ -373,6 +373,3 @@ class Finished:
     usage: Usage
     timings: Timings
     choice_index: int = 0
-
-
-Event = Started | Delta | Finished

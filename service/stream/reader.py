@@ -25,7 +25,6 @@ from typing import Protocol
 
 from service.domain import DeliveryOptions, Delta, TokenLogprobs
 from service.errors import ServiceError
-from service.stream.columns import DeltaColumns
 from service.stream.pacing import DelayGrid
 from service.stream.text import StopRules, TextCursor, TokenDecoder
 from service.stream.token_stream import NEVER, TokenStream
@@ -43,6 +42,23 @@ class Sink(Protocol):
 
     def broken_off(self, reader: "StreamReader") -> None:
         """The reader was ended from the service's side; `reader.broken` says why."""
+
+
+class Deltas(Protocol):
+    """What a reader takes its deltas into, for a message with one or with many."""
+
+    def add(
+        self,
+        tag: int,
+        first: int,
+        token_ids: Sequence[int],
+        text: str,
+        logprobs: Sequence[TokenLogprobs] = (),
+    ) -> None:
+        """Add one reader's delta."""
+
+    def add_token(self, tag: int, index: int, token_id: int, text: str) -> None:
+        """Add one reader's delta of one token."""
 
 
 class ReaderState(Enum):
@@ -204,7 +220,7 @@ class StreamReader:
         self._after_message(end)
         return delta
 
-    def take_into(self, columns: DeltaColumns) -> bool:
+    def take_into(self, deltas: Deltas) -> bool:
         """Take what is due and add it. Returns whether the reader is `exhausted`."""
         stream, position = self.stream, self.position
         end = stream.count
@@ -216,10 +232,10 @@ class StreamReader:
                 if number == 1:
                     token_id = tokens[-1]
                     text = self._decode_token(token_id)
-                    columns.add_token(self.tag, position, token_id, text)
+                    deltas.add_token(self.tag, position, token_id, text)
                 else:
-                    token_ids = tokens[-number:]
-                    columns.add(self.tag, position, token_ids, self._decode(token_ids))
+                    token_ids = tokens[-number:].tolist()
+                    deltas.add(self.tag, position, token_ids, self._decode(token_ids))
                 if not stream.keep_all:
                     del tokens[:]
                     stream.first_kept = end
@@ -240,7 +256,7 @@ class StreamReader:
                 return False
         delta = self.take()
         if delta is not None:
-            columns.add(self.tag, *delta)
+            deltas.add(self.tag, *delta)
         return self.exhausted
 
     def break_off(self, failure: ServiceError) -> None:

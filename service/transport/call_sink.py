@@ -8,6 +8,7 @@ import grpc
 from service.errors import StreamStalled
 from service.generation import Generation
 from service.stream.reader import StreamReader
+from service.transport.call_messages import CallMessages
 from service.transport.wakeup import Turns, Wakeup
 
 LAST_WRITE_S = 30.0  # for a stream's end to go out
@@ -42,29 +43,30 @@ class CallSink:
         generation: Generation,
         reader: StreamReader,
         context: "grpc.aio.ServicerContext[Any, Any]",
-        encode: Any,
+        messages: CallMessages,
     ) -> None:
         """Write a stream's events from its start to its end; then the reader has left.
 
-        `encode`: from an event to the message. Raises what the stream failed of, and what the
+        Raises what the stream failed of, and what the
         reader was broken off for.
         """
         # One level of coroutines less a message than with a helper around `write`.
-        write, take, wait = context.write, reader.take, self._wakeup.wait
+        write, take_into, wait = context.write, reader.take_into, self._wakeup.wait
         try:
             reader.sending = True
             generation.known = True
-            await write(encode(generation.started()))
+            await write(messages.started(generation.started()))
             while not reader.exhausted:
                 reader.sending = False
                 reader.sent += 1
                 await wait()
                 if reader.broken is not None:
                     raise reader.broken
-                delta = take()
-                if delta is not None:
+                take_into(messages)
+                message = messages.taken()
+                if message is not None:
                     reader.sending = True
-                    await write(encode(delta))
+                    await write(message)
             generation.complete()
             failure = reader.stream.failure
             if failure is not None:
@@ -73,7 +75,7 @@ class CallSink:
             reader.sent += 1
             # It has settled: no sweep looks at it any more, unless it can be resumed.
             async with asyncio.timeout(LAST_WRITE_S):
-                await write(encode(generation.finished()))
+                await write(messages.finished(generation.finished()))
         except asyncio.CancelledError:
             if reader.broken is None or self._task is None or self._task.uncancel() > 0:
                 raise  # the caller has gone

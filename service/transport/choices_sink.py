@@ -14,6 +14,7 @@ from service.choices import all_failures_told, leave_together
 from service.errors import ServiceError, StreamStalled
 from service.generation import Generation
 from service.stream.reader import StreamReader
+from service.transport.call_messages import CallMessages
 from service.transport.call_sink import LAST_WRITE_S
 from service.transport.wakeup import Turns, Wakeup
 
@@ -48,24 +49,25 @@ class ChoicesSink:
             self._wakeup.set()
 
     async def write_out(
-        self, first: Generation, context: "grpc.aio.ServicerContext[Any, Any]", encode: Any
+        self,
+        first: Generation,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        messages: CallMessages,
     ) -> None:
         """Write the events of all choices, to the last one's end; then their readers have left.
 
-        `encode`: from an event to the message. Raises what a choice failed of, and what a reader
-        was broken off for.
+        Raises what a choice failed of, and what a reader was broken off for.
         """
         why: ServiceError | None = None
         try:
-            await self._write(first, context, encode(first.started()))
+            await self._write(first, context, messages.started(first.started()))
             unfinished = len(first.choices)
             while unfinished:
                 reader = await self._next()
                 choice = first.choices[reader.tag]
-                delta = reader.take()
-                if delta is not None:
-                    message = encode(delta)
-                    message.delta.choice_index = reader.tag
+                reader.take_into(messages)
+                message = messages.taken()
+                if message is not None:
                     await self._write(first, context, message)
                 if not reader.exhausted:
                     continue
@@ -75,7 +77,7 @@ class ChoicesSink:
                     choice.complete()
                     # Where it is the last, no sweep looks any more.
                     async with asyncio.timeout(None if unfinished else LAST_WRITE_S):
-                        await self._write(first, context, encode(choice.finished()))
+                        await self._write(first, context, messages.finished(choice.finished()))
                     choice.leave(reader)
                 elif all_failures_told(choice):
                     raise failure

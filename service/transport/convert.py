@@ -1,16 +1,11 @@
 """Between the contract's messages and the domain's values; no decisions."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from google.protobuf.duration_pb2 import Duration
 
 from service.domain import (
     ChatMessage,
     ChatPrompt,
     DeliveryOptions,
-    Delta,
-    Event,
     Finished,
     FinishReason,
     GenerationRequest,
@@ -33,8 +28,6 @@ _FINISH_REASONS = {
     FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
     FinishReason.REPETITION: generation_pb2.FINISH_REASON_REPETITION,
 }
-
-_Response = TypeVar("_Response", generation_pb2.GenerateResponse, generation_pb2.ResumeResponse)
 
 _ON_DISCONNECT = {
     generation_pb2.ON_DISCONNECT_UNSPECIFIED: None,
@@ -122,27 +115,6 @@ def to_delivery(options: generation_pb2.StreamOptions) -> DeliveryOptions:
             options.reading_tokens_per_second if has("reading_tokens_per_second") else None
         ),
     )
-
-
-def event_encoder(message: type[_Response]) -> Callable[[Event], _Response]:
-    """From events to the messages of one call; all calls' messages have the same fields."""
-
-    def encode(event: Event) -> _Response:
-        response = message()
-        if isinstance(event, Delta):
-            delta = response.delta
-            delta.first_token_index = event.first_token_index
-            delta.token_ids.extend(event.token_ids)
-            delta.text = event.text
-            if event.logprobs:
-                delta.logprobs.extend(map(from_logprobs, event.logprobs))
-        elif isinstance(event, Started):
-            response.started.CopyFrom(from_started(event))
-        else:
-            response.finished.CopyFrom(from_finished(event))
-        return response
-
-    return encode
 
 
 def from_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:

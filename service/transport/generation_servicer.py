@@ -10,17 +10,15 @@ from service.admission import validation
 from service.errors import ServiceError, TooManySessions
 from service.pipeline import Pipeline
 from service.transport.authentication import Authenticator
+from service.transport.call_messages import CallMessages
 from service.transport.call_sink import CallSink
 from service.transport.choices_sink import ChoicesSink
-from service.transport.convert import event_encoder, to_delivery, to_request
+from service.transport.convert import to_delivery, to_request
 from service.transport.session_call import SessionCall
 from service.transport.status import StatusError, end_with, status_boundary
 from service.transport.trace_context import trace_id_in
 from service.transport.wakeup import Turns
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
-
-_generate_response = event_encoder(generation_pb2.GenerateResponse)
-_resume_response = event_encoder(generation_pb2.ResumeResponse)
 
 _Context = grpc.aio.ServicerContext
 
@@ -73,15 +71,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 generation = await self._pipeline.open(
                     wanted, caller.tenant, context.time_remaining()
                 )
+                messages = CallMessages(generation_pb2.GenerateResponse)
                 if generation.choices:
                     several = ChoicesSink(self._turns)
                     for choice in generation.choices:
                         self._pipeline.read(choice, several, choice.choice_index)
-                    await several.write_out(generation, context, _generate_response)
+                    await several.write_out(generation, context, messages)
                     return
                 sink = CallSink(self._turns)
                 reader = self._pipeline.read(generation, sink)
-                await sink.write_out(generation, reader, context, _generate_response)
+                await sink.write_out(generation, reader, context, messages)
         except StatusError as error:
             await end_with(error.status, context)
 
@@ -117,7 +116,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 generation, reader = self._pipeline.resume(
                     request.stream_id, caller.tenant, request.next_token_index, delivery, sink
                 )
-                await sink.write_out(generation, reader, context, _resume_response)
+                messages = CallMessages(generation_pb2.ResumeResponse)
+                await sink.write_out(generation, reader, context, messages)
         except StatusError as error:
             await end_with(error.status, context)
 

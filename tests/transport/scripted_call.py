@@ -17,7 +17,7 @@ class ScriptedCall:
         self.in_write = asyncio.Event()
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.write_fails_with: Exception | None = None
-        self.never_takes: type | None = None
+        self.never_takes: str | None = None  # an event
         self._metadata = metadata
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -26,7 +26,7 @@ class ScriptedCall:
     async def write(self, message: Any) -> None:
         self.in_write.set()
         await self.can_write.wait()
-        if self.never_takes is not None and isinstance(message, self.never_takes):
+        if self.never_takes is not None and message.WhichOneof("event") == self.never_takes:
             await asyncio.Event().wait()
         self.in_write.clear()
         if self.write_fails_with is not None:

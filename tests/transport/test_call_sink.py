@@ -5,16 +5,22 @@ from typing import Any, cast
 
 import pytest
 
-from service.domain import Delta, Finished, Started
 from service.errors import EngineDead, StreamStalled, StreamTakenOver
 from service.generation import Generation
 from service.telemetry.outcomes import Outcome
 from service.transport import call_sink
+from service.transport.call_messages import CallMessages
 from service.transport.call_sink import CallSink
 from tests.conftest import FakeClock
 from tests.service.generations import Generations, push, stream_of
 from tests.stream.by_hand import STOP
 from tests.transport.scripted_call import ScriptedCall
+from tokenstream.v1 import generation_pb2 as pb
+
+
+def events_of(call: ScriptedCall) -> list[str | None]:
+    """Which event each message that was written holds."""
+    return [message.WhichOneof("event") for message in call.written]
 
 
 class Written:
@@ -31,7 +37,8 @@ class Written:
         sink = CallSink()
         self.reader = self.generations.read(self.generation, sink)
         self.begun.set()
-        await sink.write_out(self.generation, self.reader, cast("Any", self.call), lambda e: e)
+        messages = CallMessages(pb.GenerateResponse)
+        await sink.write_out(self.generation, self.reader, cast("Any", self.call), messages)
 
     async def end(self) -> None:
         async with asyncio.timeout(5):
@@ -54,11 +61,9 @@ async def test_a_stream_is_written_from_its_start_to_its_end(written: Written) -
     await written.call.until_written(2)
     stream_of(written.generation).push([99], STOP)
     await written.end()
-    start, first, second, end = written.call.written
-    assert isinstance(start, Started)
-    assert isinstance(first, Delta)
+    assert events_of(written.call) == ["started", "delta", "delta", "finished"]
+    first, second = (message.delta for message in written.call.written[1:3])
     assert (first.text, list(second.token_ids)) == ("ab", [99])
-    assert isinstance(end, Finished)
     assert written.generations.settled == [("s", Outcome.STOP)]
     assert written.generation.reader is None
 
@@ -74,7 +79,7 @@ async def test_what_comes_while_a_message_is_on_its_way_is_merged_into_the_next(
         push(written.generation, letter)
     written.call.can_write.set()
     await written.call.until_written(3)
-    assert [delta.text for delta in written.call.written[1:]] == ["a", "bcd"]
+    assert [message.delta.text for message in written.call.written[1:]] == ["a", "bcd"]
 
 
 async def test_a_failure_is_raised_behind_what_was_decoded(written: Written) -> None:
@@ -82,7 +87,7 @@ async def test_a_failure_is_raised_behind_what_was_decoded(written: Written) -> 
     stream_of(written.generation).fail(EngineDead())
     with pytest.raises(EngineDead):
         await written.end()
-    assert [type(event) for event in written.call.written] == [Started, Delta]
+    assert events_of(written.call) == ["started", "delta"]
     assert written.generations.settled == [("s", Outcome.UNAVAILABLE)]
 
 
@@ -150,7 +155,7 @@ async def test_a_caller_that_does_not_take_the_very_end_is_given_up(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(call_sink, "LAST_WRITE_S", 0.05)
-    written.call.never_takes = Finished
+    written.call.never_takes = "finished"
     stream_of(written.generation).push([97], STOP)
     with pytest.raises(StreamStalled):
         await written.end()

@@ -1,5 +1,4 @@
 import dataclasses
-from array import array
 from typing import Any
 
 import pytest
@@ -9,31 +8,24 @@ from service.domain import (
     ChatMessage,
     ChatPrompt,
     DeliveryOptions,
-    Delta,
     EngineAccount,
     EngineFinish,
-    Event,
     Finished,
     FinishReason,
     GenerationRequest,
-    LikelyToken,
     ModelCard,
     OnDisconnect,
     Priority,
     SamplingOptions,
-    Started,
     StructuredOutput,
     TextPrompt,
     Timings,
-    TokenLogprobs,
     TokensPrompt,
     Usage,
 )
-from service.transport.convert import event_encoder, from_model, to_delivery, to_request
+from service.transport.convert import from_finished, from_model, to_delivery, to_request
 from tokenstream.v1 import generation_pb2 as pb
 from tokenstream.v1 import model_pb2
-
-generate_response = event_encoder(pb.GenerateResponse)
 
 FIELDS = list(pb.SamplingOptions.DESCRIPTOR.fields)
 
@@ -185,38 +177,6 @@ def test_all_fields_of_the_contracts_options_are_known_here() -> None:
     }
 
 
-def test_a_started_event() -> None:
-    assert generate_response(Started("id", "m", 3, "mine")) == pb.GenerateResponse(
-        started=pb.Started(stream_id="id", model="m", prompt_tokens=3, client_request_id="mine")
-    )
-
-
-def test_a_delta() -> None:
-    assert generate_response(Delta(5, (1, 0), "x")) == pb.GenerateResponse(
-        delta=pb.Delta(choice_index=0, first_token_index=5, token_ids=[1, 0], text="x")
-    )
-
-
-def test_a_delta_with_log_probabilities() -> None:
-    logprobs = TokenLogprobs(
-        -0.5, b"\xe2", (LikelyToken(7, -0.25, b"a"), LikelyToken(0, -4.0, b""))
-    )
-    assert generate_response(Delta(5, (1,), "", (logprobs,))).delta == pb.Delta(
-        first_token_index=5,
-        token_ids=[1],
-        logprobs=[
-            pb.TokenLogprobs(
-                logprob=-0.5,
-                token=b"\xe2",
-                likeliest=[
-                    pb.LikelyToken(token_id=7, logprob=-0.25, token=b"a"),
-                    pb.LikelyToken(token_id=0, logprob=-4.0),
-                ],
-            )
-        ],
-    )
-
-
 @pytest.mark.parametrize(
     ("wire", "own"),
     [
@@ -242,28 +202,8 @@ def test_a_chat_reaches_the_domain_message_for_message() -> None:
     assert to_request(pb.GenerateRequest(chat=pb.Chat())).prompt == ChatPrompt(())
 
 
-def test_a_delta_of_a_streams_own_array() -> None:
-    message = generate_response(Delta(0, array("I", [7, 2**32 - 1]), ""))
-    assert list(message.delta.token_ids) == [7, 2**32 - 1]
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        Started("id", "m", 3, "mine"),
-        Delta(5, (1, 0), "x"),
-        Finished(EngineFinish(FinishReason.STOP, "END"), Usage(3, 2, 1), Timings(0.5, 1.25)),
-    ],
-)
-def test_a_resumed_stream_has_the_same_messages(event: Event) -> None:
-    resumed = event_encoder(pb.ResumeResponse)(event)
-    assert isinstance(resumed, pb.ResumeResponse)
-    assert resumed.SerializeToString() == generate_response(event).SerializeToString()
-
-
 def finished(finish: EngineFinish, first: float | None = 0.5) -> pb.Finished:
-    event = Finished(finish, Usage(3, 2, 1), Timings(first, 1.25))
-    return generate_response(event).finished
+    return from_finished(Finished(finish, Usage(3, 2, 1), Timings(first, 1.25)))
 
 
 def test_a_finished_event() -> None:
@@ -279,7 +219,7 @@ def test_the_engines_account_is_part_of_the_timings_where_there_is_one() -> None
     assert not finished(EngineFinish(FinishReason.CANCELLED)).timings.HasField("engine")
     timings = Timings(0.5, 1.25, EngineAccount(0.1, 0.2, 0.3, 0.4, 5))
     event = Finished(EngineFinish(FinishReason.LENGTH), Usage(3, 2, 1), timings)
-    account = generate_response(event).finished.timings.engine
+    account = from_finished(event).timings.engine
     parts = (account.queued, account.prefill, account.decode, account.parked)
     assert [part.ToMilliseconds() for part in parts] == [100, 200, 300, 400]
     assert account.preemptions == 5

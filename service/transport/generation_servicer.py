@@ -15,7 +15,7 @@ from service.transport.call_sink import CallSink
 from service.transport.choices_sink import ChoicesSink
 from service.transport.convert import to_delivery, to_request
 from service.transport.session_call import SessionCall
-from service.transport.status import StatusError, end_with, status_boundary
+from service.transport.status import answering
 from service.transport.trace_context import trace_id_in
 from service.transport.wakeup import Turns
 from tokenstream.v1 import generation_pb2, generation_pb2_grpc
@@ -53,6 +53,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for session in list(self._sessions):
             session.break_off(why)
 
+    @answering
     async def Generate(  # type: ignore[override]  # the stubs know handlers that yield only
         self, request: generation_pb2.GenerateRequest, context: "_Context[Any, Any]"
     ) -> None:
@@ -61,76 +62,61 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         Writes itself instead of yielding, so that a cancellation arrives here, where it is
         acted on at once, and not in gRPC's loop over a generator.
         """
-        try:
-            with status_boundary():
-                with self._refusals_counted():
-                    metadata = context.invocation_metadata()
-                    caller = self._authenticator.caller_of(metadata)
-                    wanted = to_request(request, trace_id_in(metadata))
-                    validation.check_without_credit(wanted.delivery)
-                generation = await self._pipeline.open(
-                    wanted, caller.tenant, context.time_remaining()
-                )
-                messages = CallMessages(generation_pb2.GenerateResponse)
-                if generation.choices:
-                    several = ChoicesSink(self._turns)
-                    for choice in generation.choices:
-                        self._pipeline.read(choice, several, choice.choice_index)
-                    await several.write_out(generation, context, messages)
-                    return
-                sink = CallSink(self._turns)
-                reader = self._pipeline.read(generation, sink)
-                await sink.write_out(generation, reader, context, messages)
-        except StatusError as error:
-            await end_with(error.status, context)
+        with self._refusals_counted():
+            metadata = context.invocation_metadata()
+            caller = self._authenticator.caller_of(metadata)
+            wanted = to_request(request, trace_id_in(metadata))
+            validation.check_without_credit(wanted.delivery)
+        generation = await self._pipeline.open(wanted, caller.tenant, context.time_remaining())
+        messages = CallMessages(generation_pb2.GenerateResponse)
+        if generation.choices:
+            several = ChoicesSink(self._turns)
+            for choice in generation.choices:
+                self._pipeline.read(choice, several, choice.choice_index)
+            await several.write_out(generation, context, messages)
+            return
+        sink = CallSink(self._turns)
+        reader = self._pipeline.read(generation, sink)
+        await sink.write_out(generation, reader, context, messages)
 
+    @answering
     async def Session(  # type: ignore[override]  # as above
         self, _: object, context: "_Context[Any, Any]"
     ) -> None:
         """Many requests on one stream."""
+        if len(self._sessions) >= self._max_sessions:
+            full = TooManySessions(self._max_sessions)
+            self._pipeline.turned_away(full)
+            raise full
+        session = SessionCall(self._pipeline, self._authenticator, context)
+        self._sessions.add(session)
         try:
-            with status_boundary():
-                if len(self._sessions) >= self._max_sessions:
-                    full = TooManySessions(self._max_sessions)
-                    self._pipeline.turned_away(full)
-                    raise full
-                session = SessionCall(self._pipeline, self._authenticator, context)
-                self._sessions.add(session)
-                try:
-                    await session.run()
-                finally:
-                    self._sessions.discard(session)
-        except StatusError as error:
-            await end_with(error.status, context)
+            await session.run()
+        finally:
+            self._sessions.discard(session)
 
+    @answering
     async def Resume(  # type: ignore[override]  # as above
         self, request: generation_pb2.ResumeRequest, context: "_Context[Any, Any]"
     ) -> None:
         """Read a stream on."""
-        try:
-            with status_boundary():
-                caller = self._authenticator.caller_of(context.invocation_metadata())
-                delivery = to_delivery(request.stream)
-                validation.check_without_credit(delivery)
-                sink = CallSink(self._turns)
-                generation, reader = self._pipeline.resume(
-                    request.stream_id, caller.tenant, request.next_token_index, delivery, sink
-                )
-                messages = CallMessages(generation_pb2.ResumeResponse)
-                await sink.write_out(generation, reader, context, messages)
-        except StatusError as error:
-            await end_with(error.status, context)
+        caller = self._authenticator.caller_of(context.invocation_metadata())
+        delivery = to_delivery(request.stream)
+        validation.check_without_credit(delivery)
+        sink = CallSink(self._turns)
+        generation, reader = self._pipeline.resume(
+            request.stream_id, caller.tenant, request.next_token_index, delivery, sink
+        )
+        messages = CallMessages(generation_pb2.ResumeResponse)
+        await sink.write_out(generation, reader, context, messages)
 
+    @answering
     async def Cancel(
         self, request: generation_pb2.CancelRequest, context: "_Context[Any, Any]"
     ) -> generation_pb2.CancelResponse:
         """End a running stream."""
-        try:
-            with status_boundary():
-                caller = self._authenticator.caller_of(context.invocation_metadata())
-                self._pipeline.cancel(request.stream_id, caller.tenant)
-        except StatusError as error:
-            await end_with(error.status, context)
+        caller = self._authenticator.caller_of(context.invocation_metadata())
+        self._pipeline.cancel(request.stream_id, caller.tenant)
         return generation_pb2.CancelResponse()
 
     @contextmanager

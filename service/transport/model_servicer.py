@@ -11,7 +11,7 @@ from service.domain import ModelCard
 from service.engine.protocol import EngineClient
 from service.transport.authentication import Authenticator
 from service.transport.convert import from_model
-from service.transport.status import StatusError, status_boundary
+from service.transport.status import answering
 from tokenstream.v1 import model_pb2, model_pb2_grpc
 
 
@@ -30,60 +30,42 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._authenticator = authenticator
         self._max_request_bytes = max_request_bytes
 
+    @answering
     async def ListModels(
         self, request: model_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> model_pb2.ListModelsResponse:
         """All models."""
-        try:
-            with status_boundary():
-                return model_pb2.ListModelsResponse(
-                    models=[from_model(self._model(request, context))]
-                )
-        except StatusError as error:
-            await context.abort_with_status(error.status)
+        return model_pb2.ListModelsResponse(models=[from_model(self._model(request, context))])
 
+    @answering
     async def GetModel(
         self, request: model_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> model_pb2.GetModelResponse:
         """One model."""
-        try:
-            with status_boundary():
-                model = self._model(request, context, request.model)
-                return model_pb2.GetModelResponse(model=from_model(model))
-        except StatusError as error:
-            await context.abort_with_status(error.status)
+        model = self._model(request, context, request.model)
+        return model_pb2.GetModelResponse(model=from_model(model))
 
+    @answering
     async def Tokenize(
         self, request: model_pb2.TokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> model_pb2.TokenizeResponse:
         """Text to token ids."""
-        try:
-            with status_boundary():
-                validation.check_text(request.text, self._model(request, context, request.model))
-                special = not request.HasField("add_special_tokens") or request.add_special_tokens
-                with self._gate.admitted():
-                    ids = await self._engine.tokenize(request.text, add_special_tokens=special)
-                return model_pb2.TokenizeResponse(token_ids=ids)
-        except StatusError as error:
-            await context.abort_with_status(error.status)
+        validation.check_text(request.text, self._model(request, context, request.model))
+        special = not request.HasField("add_special_tokens") or request.add_special_tokens
+        with self._gate.admitted():
+            ids = await self._engine.tokenize(request.text, add_special_tokens=special)
+        return model_pb2.TokenizeResponse(token_ids=ids)
 
+    @answering
     async def Detokenize(
         self, request: model_pb2.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> model_pb2.DetokenizeResponse:
         """Token ids to text."""
-        try:
-            with status_boundary():
-                validation.check_token_ids(
-                    request.token_ids, self._model(request, context, request.model)
-                )
-                skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
-                with self._gate.admitted():
-                    text = await self._engine.detokenize(
-                        request.token_ids, skip_special_tokens=skip
-                    )
-                return model_pb2.DetokenizeResponse(text=text)
-        except StatusError as error:
-            await context.abort_with_status(error.status)
+        validation.check_token_ids(request.token_ids, self._model(request, context, request.model))
+        skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+        with self._gate.admitted():
+            text = await self._engine.detokenize(request.token_ids, skip_special_tokens=skip)
+        return model_pb2.DetokenizeResponse(text=text)
 
     def _model(
         self, request: Message, context: grpc.aio.ServicerContext[Any, Any], name: str = ""

@@ -25,6 +25,8 @@ KEEPALIVE_TIMEOUT_S = 10
 
 MOST_PENDING_CALLS = 10_000
 
+COME_IN_BURSTS = ("Generate", "Resume")
+
 # gRPC refuses what is larger by itself, without details; up to here we refuse it with them.
 HARD_LIMIT_FACTOR = 4
 
@@ -48,18 +50,22 @@ def _options(max_request_bytes: int) -> Sequence[tuple[str, int]]:
     )
 
 
-class _FoundByName:
-    """A server to the generated code that adds methods to it, which it does in two ways.
+class _Methods:
+    """A server to the generated code that adds methods to it.
 
-    Of a method that is registered, too, gRPC's loop awaits the next call by itself: with a dozen
-    of them, every call of any pays for a dozen futures that are waited for anew.
+    That registers each method, too, for which gRPC's loop then awaits the next call by itself: with
+    a dozen, every call of any pays for a dozen futures that are waited for anew. Here those are
+    registered that come in bursts, so that no other call waits behind them.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Leave it at the names."""
+        """See `grpc.aio.Server`."""
+        bursts = {name: handler for name, handler in handlers.items() if name in COME_IN_BURSTS}
+        self._server.add_registered_method_handlers(service, bursts)
 
 
 class Server:
@@ -70,7 +76,7 @@ class Server:
     ) -> None:
         self._server = grpc.aio.server(options=_options(max_request_bytes))
         self._health = health.aio.HealthServicer()
-        methods: Any = _FoundByName(self._server)
+        methods: Any = _Methods(self._server)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, methods)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)

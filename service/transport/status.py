@@ -6,9 +6,10 @@ its text, and goes to the log.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+import functools
+import typing
+from collections.abc import Callable, Coroutine
+from typing import TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
@@ -41,8 +42,11 @@ DOMAIN = "tokenstream"
 # For a status to go out. gRPC sends it behind what the caller has not taken yet, so it can stay.
 LAST_WORDS_S = 5.0
 
-_T = TypeVar("_T")
-_U = TypeVar("_U")
+_S = TypeVar("_S")
+_Q = TypeVar("_Q")
+_R = TypeVar("_R")
+_Context: TypeAlias = "grpc.aio.ServicerContext[typing.Any, typing.Any]"
+_Handler = Callable[[_S, _Q, _Context], Coroutine[typing.Any, typing.Any, _R]]
 
 _log = structlog.get_logger(__name__)
 
@@ -60,15 +64,6 @@ _CODES: tuple[tuple[type[ServiceError], int], ...] = (
     (Unavailable, code_pb2.UNAVAILABLE),
     (DeadlineExceeded, code_pb2.DEADLINE_EXCEEDED),
 )
-
-
-class StatusError(Exception):
-    """Carries a finished status to the handler's edge, which gives it to gRPC."""
-
-    def __init__(self, status: grpc.Status) -> None:
-        """`status` as `grpcio-status` makes it, with its details in the trailing metadata."""
-        super().__init__(status.details)
-        self.status = status
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
@@ -93,7 +88,34 @@ def to_status(error: ServiceError) -> status_pb2.Status:
     return status_pb2.Status(code=code, message=str(error), details=[_packed(d) for d in details])
 
 
-async def end_with(status: grpc.Status, context: "grpc.aio.ServicerContext[_T, _U]") -> None:
+def answering(handler: _Handler[_S, _Q, _R]) -> _Handler[_S, _Q, _R]:
+    """Have what a handler fails of end its call with a status; a cancellation of its task passes.
+
+    The status goes out when the handler's frames are gone. gRPC's loop keeps the abort of the call
+    that came last until the next comes, and with it all that its traceback leads to.
+    """
+
+    @functools.wraps(handler)
+    async def answered(servicer: _S, request: _Q, context: _Context) -> _R:
+        try:
+            return await handler(servicer, request, context)
+        except ServiceError as error:
+            status = to_status(error)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise  # by gRPC: the caller has gone
+            # From anywhere else gRPC would swallow it, and the caller would wait for ever.
+            _log.exception("handler_failed")
+            status = to_status(RequestFailed())
+        except Exception:
+            _log.exception("handler_failed")
+            status = to_status(RequestFailed())
+        return cast("_R", await _end(rpc_status.to_status(status), context))
+
+    return answered
+
+
+async def _end(status: grpc.Status, context: _Context) -> None:
     """End a call with a status, without waiting for ever for a caller that takes nothing."""
     try:
         async with asyncio.timeout(LAST_WORDS_S):
@@ -105,27 +127,6 @@ async def end_with(status: grpc.Status, context: "grpc.aio.ServicerContext[_T, _
     except Exception as error:
         # gRPC cannot begin a status while the call's very first write is stuck.
         _log.debug("status_not_sent", error=repr(error))
-
-
-@contextmanager
-def status_boundary() -> Iterator[None]:
-    """Raise every failure inside the block as `StatusError`; cancellation passes."""
-    try:
-        yield
-    except ServiceError as error:
-        failure = error
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise  # by gRPC: the caller has gone
-        # From anywhere else gRPC would swallow it, and the caller would wait for ever.
-        _log.exception("handler_failed")
-        failure = RequestFailed()
-    except Exception:
-        _log.exception("handler_failed")
-        failure = RequestFailed()
-    else:
-        return
-    raise StatusError(rpc_status.to_status(to_status(failure))) from failure
 
 
 def _packed(message: Message) -> Any:

@@ -1,5 +1,8 @@
 import asyncio
-from collections.abc import Iterator
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -9,7 +12,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from service import errors
 from service.errors import FieldViolation, ServiceError
-from service.transport.status import StatusError, status_boundary, to_status
+from service.transport import status
+from service.transport.status import answering, to_status
 
 # Every error that can end a request, its code, and whether it says when to come back.
 MAPPED: dict[ServiceError, tuple[int, bool]] = {
@@ -113,53 +117,116 @@ def test_the_time_to_come_back_is_told_to_the_millisecond() -> None:
     assert retry.retry_delay.ToMicroseconds() == 123_400
 
 
-def test_an_exception_of_no_known_kind_is_internal_without_its_text_and_logged() -> None:
-    with (
-        structlog.testing.capture_logs() as log,
-        pytest.raises(StatusError) as raised,
-        status_boundary(),
-    ):
-        raise RuntimeError("the secret prompt")
-    assert raised.value.status.code is grpc.StatusCode.INTERNAL
-    assert "secret" not in str(raised.value.status)
+class EndedCall:
+    """As much of a `ServicerContext` as ends a call. `never_takes`: its caller."""
+
+    def __init__(self, *, never_takes: bool = False) -> None:
+        self.status: grpc.Status | None = None
+        self._never_takes = never_takes
+
+    async def abort_with_status(self, status: grpc.Status) -> None:
+        self.status = status
+        if self._never_takes:
+            await asyncio.Event().wait()
+        raise grpc.aio.AbortError
+
+
+async def answer(work: Callable[[], Any], call: EndedCall | None = None) -> Any:
+    """Have a handler do this much."""
+
+    class Servicer:
+        @answering
+        async def Method(self, request: str, context: Any) -> Any:  # noqa: N802
+            assert request == "request"
+            return work()
+
+    return await Servicer().Method("request", cast("Any", call or EndedCall()))
+
+
+def failing_of(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+async def status_of(error: BaseException) -> grpc.Status:
+    call = EndedCall()
+    with pytest.raises(grpc.aio.AbortError):
+        await answer(failing_of(error), call)
+    assert call.status is not None
+    return call.status
+
+
+async def test_what_a_handler_returns_is_the_answer() -> None:
+    assert await answer(lambda: "response") == "response"
+
+
+async def test_an_exception_of_no_known_kind_is_internal_without_its_text_and_logged() -> None:
+    with structlog.testing.capture_logs() as log:
+        ended_with = await status_of(RuntimeError("the secret prompt"))
+    assert ended_with.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(ended_with)
     assert [entry["event"] for entry in log] == ["handler_failed"]
 
 
-def test_an_expected_error_is_not_logged_as_a_failure() -> None:
-    with (
-        structlog.testing.capture_logs() as log,
-        pytest.raises(StatusError) as raised,
-        status_boundary(),
-    ):
-        raise errors.StreamNotFound
-    assert raised.value.status.code is grpc.StatusCode.NOT_FOUND
+async def test_an_expected_error_is_not_logged_as_a_failure() -> None:
+    with structlog.testing.capture_logs() as log:
+        ended_with = await status_of(errors.StreamNotFound())
+    assert ended_with.code is grpc.StatusCode.NOT_FOUND
     assert log == []
 
 
 @pytest.mark.parametrize("passing", [GeneratorExit, KeyboardInterrupt])
 def test_what_ends_more_than_a_request_passes_as_it_is(passing: type[BaseException]) -> None:
-    with pytest.raises(passing), status_boundary():
-        raise passing
+    call = EndedCall()
+    with pytest.raises(passing):
+        answer(failing_of(passing()), call).send(None)
+    assert call.status is None
 
 
 async def test_a_cancellation_of_this_task_passes_as_it_is() -> None:
-    async def handler() -> None:
-        with status_boundary():
-            await asyncio.Event().wait()
+    call = EndedCall()
 
-    task = asyncio.create_task(handler())
-    await asyncio.sleep(0)
-    task.cancel()
+    def cancelled() -> None:
+        task.cancel()
+        raise asyncio.CancelledError
+
+    task = asyncio.create_task(answer(cancelled, call))
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert call.status is None
 
 
 async def test_a_cancellation_from_elsewhere_is_a_failure() -> None:
-    with structlog.testing.capture_logs(), pytest.raises(StatusError) as raised, status_boundary():
-        raise asyncio.CancelledError
-    assert raised.value.status.code is grpc.StatusCode.INTERNAL
+    with structlog.testing.capture_logs():
+        ended_with = await status_of(asyncio.CancelledError())
+    assert ended_with.code is grpc.StatusCode.INTERNAL
 
 
-def test_a_block_without_a_failure_is_left_alone() -> None:
-    with status_boundary():
-        pass
+async def test_what_a_handler_failed_of_does_not_outlive_it_with_its_calls_end() -> None:
+    class Held:
+        """What a frame of the handler's holds."""
+
+    kept: list[weakref.ref[Held]] = []
+
+    def fail() -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        raise errors.StreamNotFound
+
+    with pytest.raises(grpc.aio.AbortError) as ended:
+        await answer(fail)
+    gc.collect()
+    assert ended.value.__traceback__ is not None, "as gRPC keeps it"
+    assert kept[0]() is None
+
+
+async def test_a_caller_that_takes_nothing_is_not_waited_for_with_the_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(status, "LAST_WORDS_S", 0.02)
+    call = EndedCall(never_takes=True)
+    async with asyncio.timeout(5):
+        await answer(failing_of(errors.StreamNotFound()), call)
+    assert call.status is not None

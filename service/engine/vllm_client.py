@@ -38,6 +38,7 @@ from service.engine.vllm_args import check_model, engine_arguments, prepare_envi
 from service.engine.vllm_choices import choice_of
 from service.engine.vllm_figures import VllmFigures
 from service.engine.vllm_log import EngineLog
+from service.engine.vllm_shortcuts import take_shortcuts
 from service.errors import EngineDead, EngineStartFailed
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class VllmEngine:
             log_stats=self._tells_figures,
             renderer=renderer,
         )
-        _use_plain_sockets(self._client)
+        take_shortcuts(self._client)
         # Only now: the engine may have fitted the context length to its memory.
         served = config.model_config.served_model_name
         self._tokenizer = renderer.tokenizer
@@ -368,16 +369,6 @@ def _report(reports: Sequence[Mapping[str, Any]]) -> SchedulerReport:
         decision_p99_s=max(r["decision_p99_s"] for r in reports),
         shares=dict(shares),
     )
-
-
-def _use_plain_sockets(client: "AsyncMPClient") -> None:
-    """Put our sockets in the place of vLLM's, before anything waits on those."""
-    from service.engine.zmq_sockets import Receiver, Sender
-
-    resources = client.resources
-    assert resources.output_queue_task is None
-    resources.output_socket = Receiver.in_place_of(resources.output_socket)
-    client.input_socket = resources.input_socket = Sender.in_place_of(client.input_socket)
 
 
 def _keep_terminal_interrupts_from_children() -> None:

@@ -14,16 +14,48 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+# As plain numbers: an enumeration's member costs a call in Python whenever it is combined.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
 _WORTH_NOT_COPYING = 64 * 1024  # bytes; zmq's own threshold
+
+
+class _Waiting:
+    """A receiver's wait for its socket. Apart from it: zmq looks at all that is set on a socket."""
+
+    __slots__ = ("loop", "plain", "waiter")
+
+    def __init__(self, plain: "zmq.Socket[bytes]") -> None:
+        self.plain = plain
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def begin(self) -> asyncio.Future[None]:
+        """A future that is done when the socket has given its signal."""
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+            self.loop.add_reader(self.plain.FD, self._wake)
+        self.waiter = self.loop.create_future()
+        return self.waiter
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self.loop is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(self.plain.FD)
+            self.loop = None
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 class Receiver(zmq.asyncio.Socket):
     """Takes the place of a socket: one task receives, on one event loop."""
 
-    _loop: asyncio.AbstractEventLoop | None = None
-    _waiter: asyncio.Future[None] | None = None
     _owner: Any = None
     _plain: Any = None
+    _waiting: Any = None
 
     @classmethod
     def in_place_of(cls, socket: Any) -> "Receiver":
@@ -31,6 +63,7 @@ class Receiver(zmq.asyncio.Socket):
         receiver = cls.from_socket(socket)
         receiver._owner = socket
         receiver._plain = zmq.Socket.shadow(socket.underlying)
+        receiver._waiting = _Waiting(receiver._plain)
         return receiver
 
     async def recv_multipart(  # type: ignore[override]  # awaited, as its parent's is
@@ -38,8 +71,8 @@ class Receiver(zmq.asyncio.Socket):
     ) -> Any:
         """Wait for a message; its frames, as zmq's own method gives them."""
         plain = self._plain
-        while not plain.get(zmq.EVENTS) & zmq.POLLIN:  # asked first: `Again` costs more
-            await self._until_readable()
+        while not plain.get(_EVENTS) & _POLLIN:  # asked first: `Again` costs more
+            await self._waiting.begin()
         frame = plain.recv(zmq.NOBLOCK, copy=False)
         frames = [frame]
         while frame.more:
@@ -49,27 +82,11 @@ class Receiver(zmq.asyncio.Socket):
 
     def close(self, linger: int | None = None) -> None:
         """Close the socket that it stands for, too."""
-        if self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._plain.FD)
-            self._loop = None
+        if self._waiting is not None:
+            self._waiting.end()
         if self._owner is not None:
             super().close(linger)
             self._owner.close(linger)
-
-    async def _until_readable(self) -> None:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._plain.FD, self._wake)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Sender(zmq.asyncio.Socket):

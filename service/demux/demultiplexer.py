@@ -1,6 +1,6 @@
-"""The loop round the routing table: pulls the engine's batches, sends it the ids to stop.
+"""What lies round the routing table: takes the engine's batches, sends it the ids to stop.
 
-One task reads batches for as long as the engine lives. Stops are collected and sent by a second
+Batches are taken for as long as the engine lives. Stops are collected and sent by a second
 task, so that a handler that is being cancelled only leaves a note and never waits, and a thousand
 cancels become a few messages.
 
@@ -25,8 +25,8 @@ _log = structlog.get_logger(__name__)
 class BatchSource(Protocol):
     """The part of an engine that the demultiplexer needs."""
 
-    async def next_batch(self) -> EngineBatch:
-        """Wait for the next step's outputs; raises `EngineDead` when there will be none."""
+    async def deliver(self, take: Callable[[EngineBatch], None]) -> None:
+        """Call `take` with each step's outputs; raises `EngineDead` when there will be none."""
 
     async def abort(self, engine_ids: Sequence[str]) -> None:
         """Stop these requests; unknown ids are ignored."""
@@ -54,19 +54,19 @@ class Demultiplexer:
         Whatever breaks the work, a bug included, counts as the engine's death: without this loop
         it is as good as dead to everybody.
         """
-        pulling = asyncio.create_task(self._pull())
+        taking = asyncio.create_task(self._source.deliver(self._take))
         sending = asyncio.create_task(self._send_stops())
         try:
-            await asyncio.wait((pulling, sending), return_when=asyncio.FIRST_COMPLETED)
-            for task in (pulling, sending):
+            await asyncio.wait((taking, sending), return_when=asyncio.FIRST_COMPLETED)
+            for task in (taking, sending):
                 if task.done() and (error := task.exception()) is not None:
                     died = isinstance(error, EngineDead)
                     cause = error.__cause__ if died else error
                     _log.error("engine_lost" if died else "demultiplexer_failed", exc_info=cause)
         finally:
-            for task in (pulling, sending):
+            for task in (taking, sending):
                 task.cancel()
-            await asyncio.gather(pulling, sending, return_exceptions=True)
+            await asyncio.gather(taking, sending, return_exceptions=True)
             self.died.set()
             self.close(EngineDead)
 
@@ -99,15 +99,13 @@ class Demultiplexer:
         self._closed_because = self._closed_because or make_failure
         self._stop_soon(self._router.fail_all(make_failure))
 
-    async def _pull(self) -> None:
-        while True:
-            batch = await self._source.next_batch()
-            routed = self._router.route(batch)
-            self._stop_soon(routed.stop)
-            for engine_id, cause in routed.failures:
-                _log.error(
-                    "stream_failed", stream_id=engine_id, exc_info=cause, by_engine=cause is None
-                )
+    def _take(self, batch: EngineBatch) -> None:
+        routed = self._router.route(batch)
+        self._stop_soon(routed.stop)
+        for engine_id, cause in routed.failures:
+            _log.error(
+                "stream_failed", stream_id=engine_id, exc_info=cause, by_engine=cause is None
+            )
 
     def _stop_soon(self, engine_ids: Sequence[str]) -> None:
         if engine_ids:

@@ -1,7 +1,7 @@
 """What the service needs of an engine. `vllm_client` is the real one, `scripted` the one for tests.
 
 The life of a request here: `render` (prompt to tokens, off the event loop), `submit` under an id
-that the caller made, outputs through `next_batch`, and `abort` if nobody wants the rest.
+that the caller made, outputs through `deliver`, and `abort` if nobody wants the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,8 +74,11 @@ class EngineClient(Protocol):
     async def abort(self, engine_ids: Sequence[str]) -> None:
         """Stop these requests; unknown ids are ignored. Raises `EngineDead`."""
 
-    async def next_batch(self) -> EngineBatch:
-        """Wait for the next step's outputs. Raises `EngineDead`. One caller at a time."""
+    async def deliver(self, take: Callable[[EngineBatch], None]) -> None:
+        """Call `take` with each step's outputs, in their order, until cancelled; one caller only.
+
+        Raises `EngineDead` when there will be no more, and what `take` raises.
+        """
 
     async def census(self) -> EngineCensus:
         """Ask the engine what it has not finished. Raises `EngineDead`."""

@@ -13,7 +13,7 @@ Time passes by itself every `step_s` seconds, or, with None, only when `step` is
 
 import asyncio
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -198,12 +198,11 @@ class ScriptedEngine:
         for engine_id in engine_ids:
             self._jobs.pop(engine_id, None)
 
-    async def next_batch(self) -> EngineBatch:
-        """Wait for the next step."""
-        batch = None if self._dead else await self._batches.get()
-        if batch is None:
-            raise EngineDead
-        return batch
+    async def deliver(self, take: Callable[[EngineBatch], None]) -> None:
+        """See `EngineClient.deliver`."""
+        while not self._dead and (batch := await self._batches.get()) is not None:
+            take(batch)
+        raise EngineDead
 
     async def census(self) -> EngineCensus:
         """Count what is not finished."""

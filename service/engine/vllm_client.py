@@ -3,7 +3,8 @@
 Written for vLLM 0.32.0 and pinned to it: that layer is not a public interface. What is relied on:
 the client's constructor starts the process and waits for it; `add_request_async`,
 `abort_requests_async`, `get_output_async` and `call_utility_all_async`; the fields of
-`EngineCoreOutput`; `EngineDeadError` from any of them once the process has gone.
+`EngineCoreOutput`; `EngineDeadError` from any of them once the process has gone; of its inner
+parts, its sockets, its decoder and its queue of outputs (`vllm_outputs`).
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import multiprocessing
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import resource_tracker
@@ -38,7 +39,8 @@ from service.engine.vllm_args import check_model, engine_arguments, prepare_envi
 from service.engine.vllm_choices import choice_of
 from service.engine.vllm_figures import VllmFigures
 from service.engine.vllm_log import EngineLog
-from service.engine.vllm_shortcuts import take_shortcuts
+from service.engine.vllm_outputs import VllmOutputs
+from service.engine.zmq_sockets import Sender
 from service.errors import EngineDead, EngineStartFailed
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class VllmEngine:
         self._build = ""
         self._card: ModelCard | None = None
         self._client: AsyncMPClient | None = None
+        self._outputs: VllmOutputs | None = None
         self._renderer: VllmRenderer | None = None
         self._tokenizer: Any = None
         # One thread: a long text keeps the next one waiting, not the event loop.
@@ -224,13 +227,17 @@ class VllmEngine:
 
         report("starting the engine process and loading the weights")
         _keep_terminal_interrupts_from_children()
-        self._client = EngineCoreClient.make_async_mp_client(
+        client = self._client = EngineCoreClient.make_async_mp_client(
             vllm_config=config,
             executor_class=Executor.get_class(config),
             log_stats=self._tells_figures,
             renderer=renderer,
         )
-        take_shortcuts(self._client)
+        # Ours in the place of vLLM's sockets, before anything waits on those.
+        self._outputs = VllmOutputs(client)
+        client.input_socket = client.resources.input_socket = Sender.in_place_of(
+            client.input_socket
+        )
         # Only now: the engine may have fitted the context length to its memory.
         served = config.model_config.served_model_name
         self._tokenizer = renderer.tokenizer
@@ -279,15 +286,17 @@ class VllmEngine:
         except EngineDeadError as dead:
             raise EngineDead from dead
 
-    async def next_batch(self) -> EngineBatch:
-        """Wait for the next step's outputs. Raises `EngineDead`. One caller at a time."""
-        try:
-            outputs = await self._alive.get_output_async()
+    async def deliver(self, take: Callable[[EngineBatch], None]) -> None:
+        """See `EngineClient.deliver`."""
+
+        def take_outputs(outputs: "EngineCoreOutputs") -> None:
             if outputs.scheduler_stats is not None:
                 self._figures.take(outputs.engine_index, outputs.scheduler_stats)
-            return VllmBatch(outputs)
-        except Exception as dead:  # whatever it is, there will be no more outputs
-            raise EngineDead from dead
+            take(VllmBatch(outputs))
+
+        if self._outputs is None:
+            raise EngineDead
+        await self._outputs.deliver(take_outputs)
 
     async def census(self) -> EngineCensus:
         """Ask the engine what it has not finished. Raises `EngineDead`."""

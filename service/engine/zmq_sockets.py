@@ -8,7 +8,8 @@ it signals once for any number of messages, so everything is taken until there i
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -20,71 +21,102 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _WORTH_NOT_COPYING = 64 * 1024  # bytes; zmq's own threshold
 
 
-class _Waiting:
-    """A receiver's wait for its socket. Apart from it: zmq looks at all that is set on a socket."""
+class Inbox:
+    """The messages of a socket, each a list of frames, in the order in which they come.
 
-    __slots__ = ("loop", "plain", "waiter")
+    `take`, if there is one, is asked first, in a callback of the event loop. What it does not want
+    (it returns False) is kept for `next`, without bound, as zmq's own queue behind it is.
+    """
 
-    def __init__(self, plain: "zmq.Socket[bytes]") -> None:
-        self.plain = plain
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.waiter: asyncio.Future[None] | None = None
+    def __init__(self, plain: Any) -> None:
+        self.take: Callable[[Sequence[Any]], bool] | None = None
+        self._plain = plain
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._kept: deque[Sequence[Any] | zmq.ZMQError] = deque()
+        self._waiter: asyncio.Future[None] | None = None
 
-    def begin(self) -> asyncio.Future[None]:
-        """A future that is done when the socket has given its signal."""
-        if self.loop is None:
-            self.loop = asyncio.get_running_loop()
-            self.loop.add_reader(self.plain.FD, self._wake)
-        self.waiter = self.loop.create_future()
-        return self.waiter
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether there is nothing, and somebody waits."""
+        return self._waiter is not None and not self._kept
 
-    def end(self) -> None:
-        """Listen no more."""
-        if self.loop is not None:
-            if not self.loop.is_closed():
-                self.loop.remove_reader(self.plain.FD)
-            self.loop = None
+    async def next(self) -> Sequence[Any]:
+        """Wait for the next message; one task only, on one event loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._plain.FD, self._read)
+            self._read()  # what is there has given its signal already
+        while not self._kept:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message = self._kept.popleft()
+        if isinstance(message, zmq.ZMQError):
+            raise message
+        return message
 
-    def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+    def close(self) -> None:
+        """Read no more."""
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._plain.FD)
+            self._loop = None
+
+    def _read(self) -> None:
+        """Read one message; if there is another, the event loop has its turn first."""
+        if self._loop is None:
+            return  # it was closed meanwhile
+        try:
+            frame = self._plain.recv(zmq.NOBLOCK, copy=False)
+            frames = [frame]
+            while frame.more:
+                frame = self._plain.recv(zmq.NOBLOCK, copy=False)
+                frames.append(frame)
+        except zmq.Again:
+            return
+        except zmq.ZMQError as error:
+            self._keep(error)
+            return
+        if self.take is None or not self.take(frames):
+            self._keep(frames)
+        if self._plain.get(_EVENTS) & _POLLIN:  # asked, because `Again` costs more
+            self._loop.call_soon(self._read)
+
+    def _keep(self, message: Sequence[Any] | zmq.ZMQError) -> None:
+        self._kept.append(message)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class Receiver(zmq.asyncio.Socket):
-    """Takes the place of a socket: one task receives, on one event loop."""
+    """Takes the place of a socket. `inbox` has what comes, apart from it: zmq looks at all that is
+    set on a socket, which costs as much as a message.
+    """
 
+    inbox: Inbox
     _owner: Any = None
-    _plain: Any = None
-    _waiting: Any = None
 
     @classmethod
     def in_place_of(cls, socket: Any) -> "Receiver":
         """Receive what a `zmq.asyncio.Socket` would have; it is closed with this one."""
         receiver = cls.from_socket(socket)
         receiver._owner = socket
-        receiver._plain = zmq.Socket.shadow(socket.underlying)
-        receiver._waiting = _Waiting(receiver._plain)
+        receiver.inbox = Inbox(zmq.Socket.shadow(socket.underlying))
         return receiver
 
     async def recv_multipart(  # type: ignore[override]  # awaited, as its parent's is
         self, flags: int = 0, copy: bool = True, track: bool = False
     ) -> Any:
         """Wait for a message; its frames, as zmq's own method gives them."""
-        plain = self._plain
-        while not plain.get(_EVENTS) & _POLLIN:  # asked first: `Again` costs more
-            await self._waiting.begin()
-        frame = plain.recv(zmq.NOBLOCK, copy=False)
-        frames = [frame]
-        while frame.more:
-            frame = plain.recv(zmq.NOBLOCK, copy=False)
-            frames.append(frame)
+        frames = await self.inbox.next()
         return [bytes(f) for f in frames] if copy else frames
 
     def close(self, linger: int | None = None) -> None:
         """Close the socket that it stands for, too."""
-        if self._waiting is not None:
-            self._waiting.end()
         if self._owner is not None:
+            self.inbox.close()
             super().close(linger)
             self._owner.close(linger)
 

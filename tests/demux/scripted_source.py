@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from service.domain import EngineBatch
 from service.engine.scripted import ScriptedBatch, ScriptedOutput, Utf8Decoder
 from service.errors import EngineDead, ServiceError
 from service.stream.stop_strings import StopWatch
@@ -91,11 +92,12 @@ class ScriptedSource:
     def die(self) -> None:
         self.batches.put_nowait(EngineDead())
 
-    async def next_batch(self) -> ScriptedBatch:
-        item = await self.batches.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
+    async def deliver(self, take: Callable[[EngineBatch], None]) -> None:
+        while True:
+            item = await self.batches.get()
+            if isinstance(item, Exception):
+                raise item
+            take(item)
 
     async def abort(self, engine_ids: Sequence[str]) -> None:
         if self.abort_fails_with is not None:

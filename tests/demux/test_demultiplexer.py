@@ -132,13 +132,13 @@ async def test_a_stop_that_the_dead_engine_cannot_take_is_let_go(
     await running
 
 
-@pytest.mark.parametrize("where", ["next_batch", "abort"])
+@pytest.mark.parametrize("where", ["deliver", "abort"])
 async def test_whatever_breaks_the_loop_no_stream_waits_for_ever(
     source: ScriptedSource, demultiplexer: Demultiplexer, where: str
 ) -> None:
     stream = new_stream()
     with demultiplexer.attached("a", stream):
-        if where == "next_batch":
+        if where == "deliver":
             source.batches.put_nowait(OSError("not a way in which an engine dies"))
         else:
             source.abort_fails_with = OSError("the socket is closed")

@@ -38,6 +38,25 @@ def test_the_core_clients_calls_take_what_we_give_them() -> None:
     inspect.signature(AsyncMPClient.shutdown).bind(None, timeout=1.0)
 
 
+def test_steps_can_go_past_vllms_task_where_it_does_not_look_at_them_itself() -> None:
+    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.engine.core_client import AsyncMPClient, DPLBAsyncMPClient
+
+    assert not hasattr(AsyncMPClient, "process_engine_outputs")
+    assert hasattr(DPLBAsyncMPClient, "process_engine_outputs")
+    assert {"outputs", "utility_output", "scheduler_stats"} <= {
+        *EngineCoreOutputs.__struct_fields__
+    }
+    reading = inspect.getsource(AsyncMPClient._ensure_output_queue_task)
+    for way in (
+        "output_socket.recv_multipart(copy=False)",
+        "decoder.decode(frames)",
+        "if outputs.outputs or outputs.scheduler_stats:",
+        "outputs_queue.put_nowait(outputs)",
+    ):
+        assert way in reading, way
+
+
 def test_an_engine_output_has_the_fields_that_streams_are_fed_from() -> None:
     from vllm.v1.engine import EngineCoreOutput, FinishReason
 

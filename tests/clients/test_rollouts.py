@@ -38,6 +38,10 @@ class Rollout:
         self.name.redirect(self.new.target)
         await stopping(self.old)
 
+    async def old_has_ended(self) -> None:
+        assert self.old.running is not None
+        await asyncio.wait_for(asyncio.shield(self.old.running), 10)
+
 
 async def stopping(running: RunningService) -> None:
     running.service.stop()
@@ -68,6 +72,13 @@ def long(client: AsyncClient) -> AsyncStream:
     return client.generate("ab", max_tokens=TOKENS, ignore_eos=True)
 
 
+async def running_on_the_old(rollout: Rollout, client: AsyncClient) -> "asyncio.Task[bool]":
+    """An answer that the old replica has, and whether it came whole."""
+    task = asyncio.create_task(whole(long(client)))
+    await eventually(lambda: rollout.old.service.gate.held == 1)
+    return task
+
+
 async def whole(stream: AsyncStream) -> bool:
     events = [event async for event in stream]
     return stream.next_token_index == TOKENS and isinstance(events[-1], Finished)
@@ -90,8 +101,7 @@ async def test_new_requests_go_to_the_ready_replica_while_old_answers_run_out_on
 async def test_an_answer_that_moved_is_stopped_and_left_where_it_is(
     rollout: Rollout, client: AsyncClient
 ) -> None:
-    kept = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    kept = await running_on_the_old(rollout, client)
     await rollout.stop()
     stopped, left = [client.generate("ab", max_tokens=10**5, ignore_eos=True) for _ in range(2)]
     reading = [asyncio.create_task(anext(aiter(stream))) for stream in (stopped, left)]
@@ -127,8 +137,7 @@ async def test_a_stream_of_the_replica_that_stops_is_read_on_and_ended_by_its_id
 async def test_a_stream_of_the_new_replica_is_found_by_its_id_while_the_old_one_stops(
     rollout: Rollout, client: AsyncClient
 ) -> None:
-    other = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    other = await running_on_the_old(rollout, client)
     await rollout.stop()
     stream = client.generate("ab", max_tokens=10**4, ignore_eos=True, on_disconnect="detach")
     start = await anext(aiter(stream))
@@ -142,18 +151,41 @@ async def test_a_stream_of_the_new_replica_is_found_by_its_id_while_the_old_one_
     assert await other
 
 
+async def test_models_are_asked_for_at_the_ready_replica(
+    rollout: Rollout, client: AsyncClient
+) -> None:
+    other = await running_on_the_old(rollout, client)
+    await rollout.stop()
+    assert await client.list_models()
+    ids = await client.tokenize("ab")
+    assert await client.detokenize(ids) == "ab"
+    assert rollout.name.connections == 2
+    assert await other
+
+
+async def test_with_no_other_replica_the_refusal_of_a_model_call_is_told(
+    rollout: Rollout, client: AsyncClient
+) -> None:
+    other = await running_on_the_old(rollout, client)
+    await stopping(rollout.old)
+    for _ in range(3):
+        with pytest.raises(Unavailable) as refused:
+            await client.list_models()
+        assert refused.value.reason == "SERVICE_STOPPING"
+    assert rollout.name.connections == 2
+    assert await other
+
+
 async def test_a_replica_that_has_just_ended_is_not_asked_for_streams(
     rollout: Rollout, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstream_client.connections._LOOK_EVERY_S", 1000.0)
-    old = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    old = await running_on_the_old(rollout, client)
     await rollout.stop()
     stream = client.generate("ab", max_tokens=10**4, ignore_eos=True, on_disconnect="detach")
     start = await anext(aiter(stream))
     assert await old
-    assert rollout.old.running is not None
-    await asyncio.wait_for(asyncio.shield(rollout.old.running), 10)
+    await rollout.old_has_ended()
     assert len(tuple(client._connections)) == 2
     again = client.resume(start.stream_id)  # type: ignore[union-attr]
     assert (await anext(aiter(again))).stream_id == start.stream_id  # type: ignore[union-attr]
@@ -164,13 +196,11 @@ async def test_nothing_is_left_of_the_old_connection_once_its_replica_has_ended(
     rollout: Rollout, client: AsyncClient
 ) -> None:
     connection = weakref.ref(client._connections.current)
-    old = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    old = await running_on_the_old(rollout, client)
     await rollout.stop()
     assert await whole(long(client))
     assert await old
-    assert rollout.old.running is not None
-    await asyncio.wait_for(asyncio.shield(rollout.old.running), 10)
+    await rollout.old_has_ended()
     await eventually(lambda: len(tuple(client._connections)) == 1)
     await eventually(lambda: not client._connections._closings)
     gc.collect()
@@ -181,8 +211,7 @@ async def test_nothing_is_left_of_the_old_connection_once_its_replica_has_ended(
 async def test_with_one_replica_alone_the_refusal_is_told_and_connections_are_few(
     serve: Serve, client: AsyncClient, rollout: Rollout
 ) -> None:
-    old = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    old = await running_on_the_old(rollout, client)
     await stopping(rollout.old)
     for _ in range(20):
         with pytest.raises(Unavailable) as refused:
@@ -197,8 +226,7 @@ async def test_replicas_that_stop_one_after_another_are_never_more_than_the_boun
     rollout: Rollout, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstream_client.connections.MOVE_EVERY_S", 0.05)
-    old = asyncio.create_task(whole(long(client)))
-    await eventually(lambda: rollout.old.service.gate.held == 1)
+    old = await running_on_the_old(rollout, client)
     await stopping(rollout.old)
     while rollout.name.connections < MOST_STOPPING + 3:
         with pytest.raises(Unavailable):

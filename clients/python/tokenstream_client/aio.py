@@ -2,16 +2,16 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
 
 from tokenstream.v1 import generation_pb2 as pb
-from tokenstream.v1 import model_pb2, model_pb2_grpc
+from tokenstream.v1 import model_pb2
 from tokenstream_client import health, requests
 from tokenstream_client.answer import Answer, Terms
 from tokenstream_client.channel import (
@@ -39,6 +39,8 @@ from tokenstream_client.stream import AsyncStream
 _LARGEST_IN_SESSION: Final = 256 * 1024
 _BACKGROUND_PATIENCE_S: Final = 5.0
 _CLOSING_PATIENCE_S: Final = 1.0
+
+_R = TypeVar("_R")
 
 
 class AsyncClient:
@@ -161,17 +163,17 @@ class AsyncClient:
     ) -> tuple[Model, ...]:
         """Return the models that the service serves."""
         request, metadata = model_pb2.ListModelsRequest(), self._metadata_for(api_key)
-        with own_errors():
-            response = await self._models.ListModels(request, timeout=timeout, metadata=metadata)
+        response = await self._ask(
+            lambda place: place.models.ListModels(request, timeout=timeout, metadata=metadata)
+        )
         return tuple(map(model_from_message, response.models))
 
     async def get_model(self, model: str = "", *, timeout: float | None = None) -> Model:
         """Return one model; without a name, the one that is served. Raises NotFound."""
         request = requests.get_model_request(model)
-        with own_errors():
-            response = await self._models.GetModel(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        response = await self._ask(
+            lambda place: place.models.GetModel(request, timeout=timeout, metadata=self._metadata)
+        )
         return model_from_message(response.model)
 
     async def tokenize(
@@ -184,10 +186,9 @@ class AsyncClient:
     ) -> tuple[int, ...]:
         """Return a text's token ids, with the special tokens of a prompt unless told otherwise."""
         request = requests.tokenize_request(text, model, add_special_tokens)
-        with own_errors():
-            response = await self._models.Tokenize(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        response = await self._ask(
+            lambda place: place.models.Tokenize(request, timeout=timeout, metadata=self._metadata)
+        )
         return tuple(response.token_ids)
 
     async def detokenize(
@@ -200,10 +201,9 @@ class AsyncClient:
     ) -> str:
         """Return the text of token ids, without special tokens unless told otherwise."""
         request = requests.detokenize_request(token_ids, model, skip_special_tokens)
-        with own_errors():
-            response = await self._models.Detokenize(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        response = await self._ask(
+            lambda place: place.models.Detokenize(request, timeout=timeout, metadata=self._metadata)
+        )
         return response.text
 
     async def is_ready(self, *, timeout: float | None = 1.0) -> bool:
@@ -292,9 +292,17 @@ class AsyncClient:
             connection.open_session(self._metadata, self._stop_quietly, connections.add)
         return connection
 
-    @property
-    def _models(self) -> "model_pb2_grpc.ModelServiceAsyncStub":
-        return self._connections.current.models
+    async def _ask(self, call: Callable[[Connection], Awaitable[_R]]) -> _R:
+        """Make a call, once more elsewhere where the replica refuses it because it stops."""
+        place = self._connections.current
+        try:
+            with own_errors():
+                return await call(place)
+        except TokenstreamError as refused:
+            if not self._connections.moves_from(place, refused):
+                raise
+        with own_errors():
+            return await call(self._connections.current)
 
     def _metadata_for(self, api_key: str | None) -> tuple[tuple[str, str], ...]:
         check_key(api_key, self._target, self._tls, self._options)

@@ -65,15 +65,19 @@ class Connections:
         """Tell whether an answer that was refused before its start is to begin again at once, at
         its `place_of` then.
         """
-        if self._closed:
-            return False
-        if error.reason == _STOPPING:
-            return place is not self.current or self._moves()
+        if self.moves_from(place, error):
+            return True
         unasked = self._unasked.get(answer, ())
         if error.code == "NOT_FOUND" and place in unasked:
             self._unasked[answer] = [other for other in unasked if other is not place]
             return True
         return False
+
+    def moves_from(self, place: Connection, error: TokenstreamError) -> bool:
+        """Tell whether what was refused at a place is to be asked again at the `current` one."""
+        if self._closed or error.reason != _STOPPING:
+            return False
+        return place is not self.current or self._moves()
 
     # What a session does.
 

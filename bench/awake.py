@@ -10,6 +10,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Ends with the one that started it, however that ends: prctl(2), PR_SET_PDEATHSIG, SIGKILL.
+_COMPUTE = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.sched_setaffinity(0, {int(sys.argv[1])})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print("ready", flush=True)
+while True:
+    pass
+"""
+
 
 @contextmanager
 def kept_awake() -> Iterator[list[int]]:
@@ -17,15 +28,16 @@ def kept_awake() -> Iterator[list[int]]:
 
     Its policy is SCHED_IDLE (`sched(7)`): it gives way at once to whoever has anything to do.
     """
-    processes = []
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         for core in sorted(os.sched_getaffinity(0)):
-            process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
-            processes.append(process)
-            os.sched_setaffinity(process.pid, {core})
-            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+            command = [sys.executable, "-S", "-c", _COMPUTE, str(core)]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))  # noqa: S603 - ours
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
         yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()

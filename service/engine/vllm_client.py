@@ -346,7 +346,7 @@ class VllmEngine:
         if self._starting is not None and not self._starting.cancelled():
             self._starting.exception()  # told to whoever awaits `start`
         self._submissions.close()
-        client, self._client = self._client, None
+        client, self._client, self._outputs = self._client, None, None
         if client is not None:
             await asyncio.to_thread(client.shutdown, timeout=_STOP_GRACE_S)
             await asyncio.sleep(0)  # its sockets are closed by a callback on this loop

@@ -6,7 +6,11 @@ message is decoded and taken in the socket's own callback. All other messages (a
 notifications, the engine's death, what cannot be decoded) go vLLM's way, and so do all of them
 where vLLM's client looks at the steps itself, which it does for data parallelism.
 
-Rule: no step overtakes another. The short way opens when vLLM's task waits with an empty queue.
+Rules:
+
+1. No step overtakes another. The short way opens when vLLM's task waits with an empty queue, and is
+   closed for good by a message that cannot be decoded.
+2. An answer to a call can be overtaken by a step that came behind it. (It is decoded twice.)
 """
 
 from collections.abc import Callable, Sequence
@@ -38,33 +42,37 @@ class VllmOutputs:
         """
         client, inbox = self._client, self._inbox
         raised: Exception | None = None
+        ended = self._looked_at_by_vllm
 
         def take_step(frames: Sequence[Any]) -> bool:
-            nonlocal raised
+            nonlocal raised, ended
             try:
                 outputs: EngineCoreOutputs = client.decoder.decode(frames)
             except Exception:
+                ended, inbox.take = True, None
                 return False  # vLLM's task will say what it is
             if outputs.utility_output or not (outputs.outputs or outputs.scheduler_stats):
                 return False
             try:
                 take(outputs)
             except Exception as error:
-                raised = error
-                inbox.take = None
-                client.outputs_queue.put_nowait(error)  # ends the wait below
+                raised, ended, inbox.take = error, True, None
+                client.outputs_queue.put_nowait(EngineDead())  # ends the wait below
             return True
 
+        dead: Exception | None = None
         try:
-            while True:
-                if inbox.is_waited_for and client.outputs_queue.empty():
-                    inbox.take = None if self._looked_at_by_vllm else take_step
+            while dead is None:
+                if inbox.is_waited_for and not ended:
+                    inbox.take = take_step
                 try:
                     outputs = await client.get_output_async()
-                except Exception as dead:  # whatever it is, there will be no more outputs
-                    if raised is not None:
-                        raise raised from None
-                    raise EngineDead from dead
-                take(outputs)
+                except Exception as error:  # whatever it is, there will be no more outputs
+                    dead = error
+                else:
+                    take(outputs)
         finally:
             inbox.take = None
+        if raised is not None:
+            raise raised
+        raise EngineDead from dead

@@ -31,6 +31,7 @@ class Inbox:
     def __init__(self, plain: Any) -> None:
         self.take: Callable[[Sequence[Any]], bool] | None = None
         self._plain = plain
+        self._file = int(plain.FD)  # asked for now: of a socket that broke it cannot be
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kept: deque[Sequence[Any] | zmq.ZMQError] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -44,7 +45,7 @@ class Inbox:
         """Wait for the next message; one task only, on one event loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._plain.FD, self._read)
+            self._loop.add_reader(self._file, self._read)
             self._read()  # what is there has given its signal already
         while not self._kept:
             self._waiter = self._loop.create_future()
@@ -59,15 +60,12 @@ class Inbox:
 
     def close(self) -> None:
         """Read no more."""
-        if self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._plain.FD)
-            self._loop = None
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._file)
 
     def _read(self) -> None:
         """Read one message; if there is another, the event loop has its turn first."""
-        if self._loop is None:
-            return  # it was closed meanwhile
+        assert self._loop is not None
         try:
             frame = self._plain.recv(zmq.NOBLOCK, copy=False)
             frames = [frame]
@@ -76,7 +74,8 @@ class Inbox:
                 frames.append(frame)
         except zmq.Again:
             return
-        except zmq.ZMQError as error:
+        except zmq.ZMQError as error:  # for good, and its descriptor would say so for ever
+            self.close()
             self._keep(error)
             return
         if self.take is None or not self.take(frames):

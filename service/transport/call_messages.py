@@ -1,4 +1,4 @@
-"""From one stream's events to the messages of a call that is written for it alone."""
+"""From a stream's events, or its choices', to the messages of a call of its own."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ class CallMessages:
 
     Readers take their deltas into it as into a session's columns (`stream.reader.Deltas`), their
     tags being choices' indexes. Each delta gets a message of its own: protobuf frees what a field
-    was set to before with its message only.
+    was set to before with its message only. Bound: one delta; whoever adds another has to have
+    `taken` the one before, or it is lost.
     """
 
     __slots__ = ("_delta", "_response")

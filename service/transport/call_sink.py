@@ -47,8 +47,7 @@ class CallSink:
     ) -> None:
         """Write a stream's events from its start to its end; then the reader has left.
 
-        Raises what the stream failed of, and what the
-        reader was broken off for.
+        Raises what the stream failed of, and what the reader was broken off for.
         """
         # One level of coroutines less a message than with a helper around `write`.
         write, take_into, wait = context.write, reader.take_into, self._wakeup.wait

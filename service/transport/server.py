@@ -25,7 +25,7 @@ KEEPALIVE_TIMEOUT_S = 10
 
 MOST_PENDING_CALLS = 10_000
 
-COME_IN_BURSTS = ("Generate", "Resume")
+_COME_IN_BURSTS = ("Generate", "Resume")
 
 # gRPC refuses what is larger by itself, without details; up to here we refuse it with them.
 HARD_LIMIT_FACTOR = 4
@@ -64,7 +64,7 @@ class _Methods:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """See `grpc.aio.Server`."""
-        bursts = {name: handler for name, handler in handlers.items() if name in COME_IN_BURSTS}
+        bursts = {name: handler for name, handler in handlers.items() if name in _COME_IN_BURSTS}
         self._server.add_registered_method_handlers(service, bursts)
 
 

@@ -24,16 +24,23 @@ _addresses = itertools.count()
 
 
 class Decoder:
-    """A frame is a step's number, `u` and a number an answer to a call, anything else is broken."""
+    """A frame is a step's number, with an `s` before it one of a step with statistics alone, with a
+    `u` that of an answer to a call; anything else is broken.
+    """
 
     def decode(self, frames: Sequence[Any]) -> Any:
         text = bytes(frames[0]).decode()
-        call = text.removeprefix("u") if text.startswith("u") else None
+        kind, number = text.rstrip("0123456789"), int(text.lstrip("su"))
         return SimpleNamespace(
-            outputs=[int(text)] if call is None else [],
-            utility_output=call,
-            scheduler_stats=None,
+            outputs=[number] if kind == "" else [],
+            utility_output=str(number) if kind == "u" else None,
+            scheduler_stats=number if kind == "s" else None,
         )
+
+
+def step_of(outputs: Any) -> int:
+    """The number of a step."""
+    return int(outputs.outputs[0] if outputs.outputs else outputs.scheduler_stats)
 
 
 class Client:
@@ -64,7 +71,7 @@ class Client:
                 if outputs.utility_output is not None:
                     self.answers.append(outputs.utility_output)
                 else:
-                    self.by_vllms_task += outputs.outputs
+                    self.by_vllms_task.append(step_of(outputs))
                     self.outputs_queue.put_nowait(outputs)
         except Exception as error:
             self.outputs_queue.put_nowait(error)
@@ -99,9 +106,9 @@ class Running:
             self._engine.send(message if isinstance(message, bytes) else b"%d" % message)
 
     def take(self, outputs: Any) -> None:
-        if self.fails_at in outputs.outputs:
-            raise ValueError("a bug")
-        self.steps += outputs.outputs
+        if self.fails_at == step_of(outputs):
+            raise ValueError("a bug") from KeyError("its cause")
+        self.steps.append(step_of(outputs))
 
     async def until(self, number: int) -> None:
         async with asyncio.timeout(10):
@@ -137,7 +144,7 @@ async def ended(task: "asyncio.Task[None]") -> None:
 async def test_steps_come_in_their_order_whatever_comes_between(running: Running) -> None:
     delivering = asyncio.create_task(running.outputs.deliver(running.take))
     for number in range(200):
-        running.send(number)
+        running.send(number if number % 3 else b"s%d" % number)
         if number % 7 == 0:
             running.send(b"u%d" % number)
         if number % 5 == 0:
@@ -168,7 +175,7 @@ async def test_once_vllms_task_waits_it_sees_no_step_any_more(short: Running) ->
     await short.until(1)
     seen = list(short.client.by_vllms_task)
     for number in range(1, 10):
-        short.send(number)
+        short.send(number if number % 3 else b"s%d" % number)
         await short.until(number + 1)
     assert short.client.by_vllms_task == seen
     await ended(delivering)
@@ -190,7 +197,7 @@ async def test_the_engines_death_is_told_behind_its_last_step(running: Running, 
     delivering = asyncio.create_task(running.outputs.deliver(running.take))
     running.send(0)
     await running.until(1)
-    running.send(1, end)
+    running.send(1, end, 2)  # which is behind a hole
     with pytest.raises(EngineDead):
         await asyncio.wait_for(delivering, 10)
     assert running.steps == [0, 1]
@@ -202,8 +209,9 @@ async def test_what_taking_raises_ends_the_delivery_as_it_is(running: Running) -
     await running.until(1)
     running.fails_at = 1
     running.send(1, 2)
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(ValueError, match="a bug") as raised:
         await asyncio.wait_for(delivering, 10)
+    assert isinstance(raised.value.__cause__, KeyError)
     assert running.steps == [0]
 
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import zmq
 import zmq.asyncio
 
-from service.engine.zmq_sockets import Receiver, Sender
+from service.engine.zmq_sockets import Inbox, Receiver, Sender
 
 PATIENCE_S = 10.0
 _addresses = itertools.count()
@@ -40,8 +42,8 @@ def wire() -> Iterator[Wire]:
     engine_in.send(b"ready")
     zmq.Socket.shadow(input_.underlying).recv_multipart()
     yield Wire(engine_out, engine_in, output, input_)
-    for socket in (engine_out, engine_in, output, input_):
-        socket.close(0)
+    for end in (engine_out, engine_in, output, input_):
+        end.close(0)
     context.term()
 
 
@@ -92,6 +94,64 @@ async def test_a_wait_that_is_cancelled_loses_no_message(wire: Wire) -> None:
     wire.engine_out.send_multipart([b"later"])
     assert await received(receiver) == [b"later"]
     receiver.close(0)
+
+
+async def test_between_two_messages_others_have_their_turn(wire: Wire) -> None:
+    receiver = Receiver.in_place_of(wire.output)
+    taken: list[int] = []
+    turns = 0
+
+    def take(frames: Sequence[Any]) -> bool:
+        taken.append(turns)
+        return True
+
+    async def others() -> None:
+        nonlocal turns
+        while len(taken) < 5:
+            turns += 1
+            await asyncio.sleep(0)
+
+    for _ in range(5):
+        wire.engine_out.send(b"x")
+    receiver.inbox.take = take
+    waiting = asyncio.create_task(received(receiver))
+    async with asyncio.timeout(PATIENCE_S):
+        await others()
+    assert len(set(taken)) == 5
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    receiver.close(0)
+
+
+async def test_closed_between_two_messages_it_reads_no_more(wire: Wire) -> None:
+    loop = asyncio.get_running_loop()
+    failed: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+    receiver = Receiver.in_place_of(wire.output)
+    wire.engine_out.send(b"1")
+    wire.engine_out.send(b"2")
+    assert await received(receiver) == [b"1"]
+    receiver.close(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert failed == []
+    assert loop.remove_reader(receiver.inbox._file) is False
+
+
+async def test_a_socket_that_broke_is_told_once_and_no_more_looked_at() -> None:
+    class Broken:
+        FD = os.eventfd(1)  # readable for ever
+
+        def recv(self, flags: int, copy: bool) -> Any:
+            raise zmq.ZMQError(zmq.ETERM)
+
+    inbox = Inbox(Broken())
+    with pytest.raises(zmq.ZMQError):
+        async with asyncio.timeout(PATIENCE_S):
+            await inbox.next()
+    assert not inbox._kept
+    assert asyncio.get_running_loop().remove_reader(inbox._file) is False
+    os.close(inbox._file)
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000], ids=["short", "long"])

@@ -199,9 +199,10 @@ async def test_a_cancellation_of_this_task_passes_as_it_is() -> None:
 
 
 async def test_a_cancellation_from_elsewhere_is_a_failure() -> None:
-    with structlog.testing.capture_logs():
+    with structlog.testing.capture_logs() as log:
         ended_with = await status_of(asyncio.CancelledError())
     assert ended_with.code is grpc.StatusCode.INTERNAL
+    assert [entry["event"] for entry in log] == ["handler_failed"]
 
 
 async def test_what_a_handler_failed_of_does_not_outlive_it_with_its_calls_end() -> None:
@@ -230,3 +231,13 @@ async def test_a_caller_that_takes_nothing_is_not_waited_for_with_the_status(
     async with asyncio.timeout(5):
         await answer(failing_of(errors.StreamNotFound()), call)
     assert call.status is not None
+
+
+async def test_a_status_that_grpc_cannot_begin_is_let_be() -> None:
+    class Stuck(EndedCall):
+        async def abort_with_status(self, status: grpc.Status) -> None:
+            raise RuntimeError("a write is under way")
+
+    with structlog.testing.capture_logs() as log:
+        await answer(failing_of(errors.StreamNotFound()), Stuck())
+    assert [entry["event"] for entry in log] == ["status_not_sent"]

@@ -195,37 +195,16 @@ class StreamReader:
             self._state = _IDLE
             self._wait_or_ready(1)
 
-    def take(self) -> Delta | None:
-        """Take what is due, at most a message's worth; None if there is nothing any more.
-
-        `exhausted` is True once everything was taken that there will ever be, or that credit lets
-        through before a failure.
-        """
-        stream, position = self.stream, self.position
-        end, most = stream.count, position + self._most
-        if end > self._limit:
-            end = self._limit
-        if end > most:
-            end = most
-        if self._state is _READY:
-            self._state = _IDLE
-        if stream.ended:
-            return self._take_of_ended(end)
-        if end <= position:
-            self._wait_or_ready(1)
-            return None
-        token_ids = self._slice(end)
-        logprobs = () if stream.logprobs is None else self._logprobs(end)
-        delta = Delta(position, token_ids, self._decode(token_ids), logprobs)
-        self._after_message(end)
-        return delta
-
     def take_into(self, deltas: Deltas) -> bool:
-        """Take what is due and add it. Returns whether the reader is `exhausted`."""
+        """Take what is due, at most a message's worth, and add it if there still is anything.
+
+        Returns whether the reader is `exhausted`: everything was taken that there will ever be, or
+        that credit lets through before a failure.
+        """
         stream, position = self.stream, self.position
         end = stream.count
         if self._plain and not stream.ended and position < end < self._limit:
-            # `take` in short for the most frequent case: all there is, and more can come.
+            # `_take` in short for the most frequent case: all there is, and more can come.
             number = end - position
             if number <= self._most:
                 tokens = stream.tokens
@@ -254,7 +233,7 @@ class StreamReader:
                     self._state = _IDLE
                     stream.wake_at = end + 1
                 return False
-        delta = self.take()
+        delta = self._take()
         if delta is not None:
             deltas.add(self.tag, *delta)
         return self.exhausted
@@ -286,6 +265,26 @@ class StreamReader:
             self._seen_at = now
             return False
         return now - self._seen_at >= limit_s
+
+    def _take(self) -> Delta | None:
+        stream, position = self.stream, self.position
+        end, most = stream.count, position + self._most
+        if end > self._limit:
+            end = self._limit
+        if end > most:
+            end = most
+        if self._state is _READY:
+            self._state = _IDLE
+        if stream.ended:
+            return self._take_of_ended(end)
+        if end <= position:
+            self._wait_or_ready(1)
+            return None
+        token_ids = self._slice(end)
+        logprobs = () if stream.logprobs is None else self._logprobs(end)
+        delta = Delta(position, token_ids, self._decode(token_ids), logprobs)
+        self._after_message(end)
+        return delta
 
     def _take_of_ended(self, end: int) -> Delta | None:
         stream, position, text = self.stream, self.position, self._text

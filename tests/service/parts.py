@@ -25,6 +25,7 @@ from service.stream.reader import StreamReader
 from service.telemetry.metrics import StreamMetrics
 from service.telemetry.outcomes import Outcome
 from service.transport.wakeup import Wakeup
+from tests.stream.taken import taken
 
 TENANT = "t"
 
@@ -110,7 +111,7 @@ class Reading:
         """Wait for what is due next."""
         async with asyncio.timeout(5):
             await self._wakeup.wait()
-        delta = self.reader.take()
+        delta = taken(self.reader)
         return "" if delta is None else delta.text
 
     async def rest(self, parts: Parts | None = None) -> str:

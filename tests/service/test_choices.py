@@ -9,6 +9,7 @@ from service.telemetry.outcomes import Outcome
 from tests.conftest import FakeClock
 from tests.service.generations import STALL_LIMIT_S, Generations, push, stream_of
 from tests.stream.by_hand import LENGTH
+from tests.stream.taken import taken
 
 
 def test_all_choices_have_ids_of_their_own_and_the_requests_arrival(clock: FakeClock) -> None:
@@ -53,7 +54,7 @@ def test_leaving_together_settles_each_choice_once_by_what_ended_it(clock: FakeC
     choices = generations.begin_several("s", 3).choices
     readers = [generations.read(choice) for choice in choices]
     stream_of(choices[0]).push([], LENGTH)
-    assert readers[0].take() is None
+    assert taken(readers[0]) is None
     choices[0].complete()
     leave_together(choices[1], StreamStalled(1))
     assert generations.settled == [
@@ -71,13 +72,13 @@ def test_a_choice_without_credit_stalls_only_once_no_other_is_behind_it(clock: F
     fast, slow = generations.begin_several("s", 2, credit=2).choices
     readers = [generations.read(choice) for choice in (fast, slow)]
     push(fast, "abc")
-    assert readers[0].take() is not None
+    assert taken(readers[0]) is not None
     for _ in range(10):  # the slow one waits in the engine's queue
         clock.now += STALL_LIMIT_S / 2
         directory.sweep(clock.now)
     assert readers[0].broken is None
     push(slow, "abc")
-    assert readers[1].take() is not None
+    assert taken(readers[1]) is not None
     directory.sweep(clock.now)
     clock.now += STALL_LIMIT_S / 2
     directory.sweep(clock.now)
@@ -93,9 +94,9 @@ def test_a_choice_without_credit_does_not_wait_for_one_that_has_ended(clock: Fak
     running, ended = generations.begin_several("s", 2, credit=2).choices
     reader, other = [generations.read(choice) for choice in (running, ended)]
     push(running, "abc")
-    assert reader.take() is not None
+    assert taken(reader) is not None
     stream_of(ended).push([], LENGTH)
-    assert other.take() is None
+    assert taken(other) is None
     ended.complete()
     ended.leave(other)
     directory.sweep(clock.now)

@@ -11,6 +11,7 @@ from tests.service.generations import (
     stream_of,
 )
 from tests.stream.by_hand import STOP, NotedSink
+from tests.stream.taken import taken
 
 
 @pytest.fixture
@@ -89,18 +90,18 @@ def test_tokens_ahead_of_readers_and_credit_in_flight_are_of_running_streams(
     for generation in (plain, credited, away):
         push(generation, "abcdefgh")
     reader = generations.read(plain)
-    reader.take()
+    taken(reader)
     limited = generations.read(credited)
-    limited.take()
+    taken(limited)
     push(credited, "abcdef")
-    limited.take()  # two of them: the credit is spent
+    taken(limited)  # two of them: the credit is spent
     gone = generations.read(away)
-    gone.take()
+    taken(gone)
     away.leave(gone)
     push(away, "xyz")
     assert (directory.tokens_ahead, directory.credit_in_flight) == (4 + 3, 0)
     limited.grant(17)
-    limited.take()
+    taken(limited)
     assert (directory.tokens_ahead, directory.credit_in_flight) == (3, 3)
     stream_of(credited).push([97], STOP)
     credited.complete()
@@ -157,7 +158,7 @@ def test_a_stream_that_was_read_to_its_end_is_kept_for_its_time_to_live(
     generation = generations.begin("a", detach=True)
     reader = generations.read(generation)
     stream_of(generation).push([97], STOP)
-    reader.take()
+    taken(reader)
     generation.complete()
     sweep_after(generations, 10 * TIME_TO_LIVE_S)
     assert found(generations, "a"), "its reader is still there"

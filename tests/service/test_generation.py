@@ -25,6 +25,7 @@ from service.telemetry.outcomes import Outcome
 from tests.conftest import FakeClock
 from tests.service.generations import Generations, push, stream_of
 from tests.stream.by_hand import LENGTH, STOP, NotedSink
+from tests.stream.taken import taken
 
 
 @pytest.fixture
@@ -45,10 +46,10 @@ def test_a_stream_that_is_read_to_its_end_settles_once_with_that_end(
     generation = generations.begin(detach=detach)
     reader = generations.read(generation)
     push(generation, "ab")
-    reader.take()
+    taken(reader)
     stream_of(generation).push([], LENGTH)
     assert generations.settled == [], "the reader has not been given it"
-    reader.take()
+    taken(reader)
     generation.complete()
     generation.leave(reader)
     generation.settle(Outcome.FAILED)
@@ -69,7 +70,7 @@ def test_the_events_tell_what_was_asked_for_and_what_came_of_it(
     push(generation, "a")
     clock.now += 0.5
     stream_of(generation).push([98], STOP)
-    reader.take()
+    taken(reader)
     clock.now += 0.5
     generation.complete()
     clock.now += 0.5
@@ -173,7 +174,7 @@ def test_only_what_some_reader_has_taken_counts_as_delivered(generations: Genera
     generation = generations.begin(detach=True)
     first = generations.read(generation)
     push(generation, "abcd")
-    first.take()
+    taken(first)
     push(generation, "ef")
     second = generations.read(generation, position=1)
     generation.leave(first)
@@ -215,7 +216,7 @@ def test_what_was_forgotten_cannot_be_read_again(generations: Generations) -> No
     generation = generations.begin(detach=False)
     reader = generations.read(generation)
     push(generation, "abc")
-    reader.take()
+    taken(reader)
     with pytest.raises(PositionOutOfRange):
         generations.read(generation, position=0)
 
@@ -243,7 +244,7 @@ def test_a_settled_stream_that_is_read_again_expires_later_and_is_counted_once(
     clock.now += 10
     again = generations.read(generation)
     assert generation.expires_at is None
-    assert again.take() is not None
+    assert taken(again) is not None
     assert again.exhausted
     generation.complete()
     clock.now += 10
@@ -293,8 +294,8 @@ def test_what_is_left_after_a_cancel_is_its_reason(generations: Generations, det
     reader = generations.read(generation)
     push(generation, "a")
     stream_of(generation).cancel()
-    reader.take()
-    reader.take()
+    taken(reader)
+    taken(reader)
     generation.complete()
     assert generation.finished().finish.reason is FinishReason.CANCELLED
     assert generation.outcome is Outcome.CANCELLED

@@ -10,6 +10,7 @@ from service.stream.stop_strings import StopMatch, StopWatch
 from service.stream.text import StopRules
 from service.stream.token_stream import TokenStream
 from tests.conftest import FakeClock
+from tests.stream.taken import taken
 
 STOP = EngineFinish(FinishReason.STOP)
 LENGTH = EngineFinish(FinishReason.LENGTH)
@@ -121,7 +122,7 @@ class ByHand:
         assert self.told, "nothing is due"
         self.sink.told.remove(self.reader)
         position = self.reader.position
-        delta = self.reader.take()
+        delta = taken(self.reader)
         if delta is None:
             return None
         assert delta.first_token_index == position

@@ -9,6 +9,7 @@ from service.stream.logprobs import LogprobColumn
 from service.stream.token_stream import TokenStream
 from tests.conftest import FakeClock
 from tests.stream.by_hand import LENGTH, ByHand
+from tests.stream.taken import taken
 
 
 def row(token_id: int, width: int) -> tuple[list[int], list[float]]:
@@ -39,7 +40,7 @@ class WithLogprobs(ByHand):
 
     def next(self) -> Delta:
         self.sink.told.clear()
-        delta = self.reader.take()
+        delta = taken(self.reader)
         assert delta is not None
         return delta
 
@@ -121,13 +122,13 @@ def test_joined_they_are_one_for_each_token_whenever_they_are_taken(
         hand.step(step)
         if number in takes:
             hand.sink.told.clear()
-            deltas.append(hand.reader.take())
+            deltas.append(taken(hand.reader))
     hand.sink.told.clear()
     hand.stream.cancel()
     while not hand.reader.exhausted:
         hand.sink.told.clear()
-        deltas.append(hand.reader.take())
-    taken = [delta for delta in deltas if delta is not None]
+        deltas.append(taken(hand.reader))
+    joined = [delta for delta in deltas if delta is not None]
     letters = "".join(steps)
-    assert [i for delta in taken for i in delta.token_ids] == [ord(c) for c in letters]
-    assert tuple(p for delta in taken for p in delta.logprobs) == places(letters)
+    assert [i for delta in joined for i in delta.token_ids] == [ord(c) for c in letters]
+    assert tuple(p for delta in joined for p in delta.logprobs) == places(letters)

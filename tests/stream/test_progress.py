@@ -10,6 +10,7 @@ from service.stream.text import StopRules
 from service.stream.token_stream import TokenStream
 from tests.conftest import FakeClock
 from tests.stream.by_hand import LetterDecoder
+from tests.stream.taken import taken
 
 EVERY = 10
 
@@ -54,14 +55,14 @@ def test_it_is_told_every_so_many_tokens_that_were_taken_not_that_came() -> None
     reader = told.read()
     told.push(35)
     assert told.positions == []
-    reader.take()
+    taken(reader)
     assert told.positions == [35]
     for _ in range(EVERY - 1):
         told.push(1)
-        reader.take()
+        taken(reader)
     assert told.positions == [35]
     told.push(1)
-    reader.take()
+    taken(reader)
     assert told.positions == [35, 45]
 
 
@@ -74,7 +75,7 @@ def test_the_engine_never_thinks_a_reader_further_back_than_two_tellings(
     for count, takes in steps:
         told.push(count)
         while takes and reader.unread:
-            reader.take()
+            taken(reader)
             last = told.positions[-1] if told.positions else 0
             assert reader.position - last < EVERY
     assert told.positions == sorted(told.positions)
@@ -84,7 +85,7 @@ def test_a_reader_that_begins_further_back_is_told_at_once() -> None:
     told = Told(keep_all=True)
     reader = told.read()
     told.push(40)
-    reader.take()
+    taken(reader)
     reader.close()
     told.read(5)
     assert told.positions == [40, 5]
@@ -94,6 +95,6 @@ def test_after_the_end_nobody_is_told() -> None:
     told = Told(keep_all=True)
     reader = told.read()
     told.push(40, EngineFinish(FinishReason.LENGTH))
-    reader.take()
+    taken(reader)
     told.read(5)
     assert told.positions == []

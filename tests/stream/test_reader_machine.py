@@ -22,6 +22,7 @@ from service.stream.text import StopRules, TextCursor
 from service.stream.token_stream import TokenStream
 from tests.conftest import FakeClock
 from tests.stream.by_hand import CANCELLED, LENGTH, STOP, LetterDecoder, NotedSink, naive_stop
+from tests.stream.taken import taken
 
 TICK_S = 1 / 1024  # exact, so that no moment is missed by rounding
 
@@ -242,7 +243,7 @@ class Reading(RuleBasedStateMachine):
             (first,), (text,) = columns.first_token_indexes, columns.texts
             delta: Delta | None = Delta(first, columns.token_ids, text)
         else:
-            delta = self.reader.take()
+            delta = taken(self.reader)
         if delta is None:
             return
         assert delta.first_token_index == model.position

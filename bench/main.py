@@ -11,12 +11,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from bench import goals, report
-from bench.awake import kept_awake
 from bench.cases import CASES, chosen
 from bench.dialects.dialect import Workload
 from bench.event_loop import EVENT_LOOPS
@@ -39,7 +37,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--kv-tokens", type=int, default=1 << 20, help="size of the KV cache (%(default)s)")
     add("--connections", type=int, default=1, help="of the gRPC clients together (%(default)s)")
     add("--event-loop", choices=EVENT_LOOPS, default=EVENT_LOOPS[0], help="ours and the floors'")
-    add("--keep-awake", action="store_true", help="keep the machine's cores from halting")
     add("--no-async-scheduling", action="store_true", help="one engine step at a time")
     add("--repeat", type=int, default=1, help="loads for each line; the table has medians")
     add("--only", metavar="CASES", help=", ".join(case.name for case in CASES))
@@ -79,10 +76,9 @@ def main(argv: Sequence[str]) -> int:
     results: list[Result] = []
     failed = False
     try:
-        with kept_awake() if arguments.keep_awake else nullcontext():
-            for result in measure(cases, work, setup, arguments.repeat, arguments.profile):
-                results.append(result)
-                failed |= _told(result)
+        for result in measure(cases, work, setup, arguments.repeat, arguments.profile):
+            results.append(result)
+            failed |= _told(result)
     except ProcessFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         failed = True
@@ -94,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         figures = [asdict(result) for result in results]
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.write and not failed:
-        report.write("bench", argv, tables, "--keep-awake" if arguments.keep_awake else "")
+        report.write("bench", argv, tables)
     return int(failed)
 
 

@@ -13,17 +13,14 @@ from bench.processes import ROOT
 _PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def write(program: str, argv: Sequence[str], tables: str, option: str = "") -> None:
-    """Replace the part between a program's marks; what people wrote around it stays.
-
-    `option`: one with which the program has a part of its own.
-    """
+def write(program: str, argv: Sequence[str], tables: str) -> None:
+    """Replace the part between a program's marks; what people wrote around it stays."""
     part = section(program, argv, tables, machine(), date.today())
-    _PAGE.write_text(replaced(_PAGE.read_text(), f"{program} {option}".rstrip(), part))
+    _PAGE.write_text(replaced(_PAGE.read_text(), program, part))
 
 
 def marks(program: str) -> tuple[str, str]:
-    """Return what stands above and below a part (`bench`, `bench --keep-awake`, `bench.idle`)."""
+    """Return what stands above and below the part of a program (`bench`, `bench.idle`)."""
     return f"<!-- written by `python -m {program} --write` -->", f"<!-- end of {program} -->"
 
 

@@ -122,7 +122,7 @@ def test_the_page_keeps_what_people_wrote_round_the_table() -> None:
     )
 
 
-@pytest.mark.parametrize("program", ["bench", "bench --keep-awake", "bench.idle"])
+@pytest.mark.parametrize("program", ["bench", "bench.idle"])
 def test_the_page_has_a_place_for_each_program(program: str) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert report.replaced(page, program, "new") != page

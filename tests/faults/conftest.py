@@ -21,10 +21,18 @@ def there() -> Iterator[Elsewhere]:
 
 
 @pytest.fixture
-async def running(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> RunningService:
+def keepalive_s() -> int:
+    """Seconds until a peer that says nothing is asked, and until it has to answer."""
+    return KEEPALIVE_S
+
+
+@pytest.fixture
+async def running(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, keepalive_s: int
+) -> RunningService:
     """A service that both networks reach, a step each 5 ms; it finds lost peers within seconds."""
-    monkeypatch.setattr(server, "KEEPALIVE_S", KEEPALIVE_S)
-    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", KEEPALIVE_S)
+    monkeypatch.setattr(server, "KEEPALIVE_S", keepalive_s)
+    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", keepalive_s)
     return await serve(
         ScriptedEngine(step_s=STEP_S, context_length=500_000),
         listen="0.0.0.0:0",

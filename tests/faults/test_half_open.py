@@ -36,6 +36,18 @@ MARGIN_S = 4.0
 MOST_RATIO, MOST_MORE_S = 1.5, 0.05
 
 
+@pytest.fixture
+def seen_by() -> str:
+    """What finds the loss, where a test does not say."""
+    return "keepalive"
+
+
+@pytest.fixture
+def keepalive_s(seen_by: str) -> int:
+    """Far off where the stall limit is to be first: before it runs, the window has to fill."""
+    return KEEPALIVE_S if seen_by == "keepalive" else 10 * KEEPALIVE_S
+
+
 def long_request(tokens: int = 400_000, *, detach: bool = False) -> pb.GenerateRequest:
     stream = pb.StreamOptions(max_delay_ms=0)
     if detach:

@@ -9,7 +9,7 @@ from tokenstream_client.pem import UnusableTls
 
 
 def connect(settings: GatewaySettings, tls: Tls | None) -> AsyncClient:
-    """Make the client: one session for all callers, resumed without their noticing.
+    """Make the client: one session a replica for all callers, resumed without their noticing.
 
     Raises ValueError for a key that no header can carry.
     """

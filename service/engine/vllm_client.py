@@ -239,7 +239,10 @@ class VllmEngine:
             client.input_socket
         )
         # Only now: the engine may have fitted the context length to its memory.
-        served = config.model_config.served_model_name
+        served, most_logprobs = (
+            config.model_config.served_model_name,
+            config.model_config.max_logprobs,
+        )
         self._tokenizer = renderer.tokenizer
         self._renderer = VllmRenderer(processor, config.model_config.get_diff_sampling_param())
         self._card = ModelCard(
@@ -248,7 +251,7 @@ class VllmEngine:
             vocab_size=config.model_config.get_vocab_size(),
             has_tokenizer=renderer.tokenizer is not None,
             has_chat_template=has_chat_template(renderer),
-            max_logprobs=_most_logprobs(config.model_config.max_logprobs),
+            max_logprobs=sys.maxsize if most_logprobs == -1 else most_logprobs,
         )
 
     @property
@@ -356,11 +359,6 @@ class VllmEngine:
             self._renderer.close()
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._log.remove()
-
-
-def _most_logprobs(configured: int) -> int:
-    """vLLM's own limit; -1 there is none."""
-    return sys.maxsize if configured == -1 else configured
 
 
 def _report(reports: Sequence[Mapping[str, Any]]) -> SchedulerReport:

@@ -53,13 +53,7 @@ class CallMessages:
 
     def add_token(self, tag: int, index: int, token_id: int, text: str) -> None:
         """See `Deltas`."""
-        message = self._delta = self._response()
-        delta = message.delta
-        if tag:
-            delta.choice_index = tag
-        delta.first_token_index = index
-        delta.token_ids.append(token_id)
-        delta.text = text
+        self.add(tag, index, (token_id,), text)
 
     def taken(self) -> _Response | None:
         """The message for what was taken since the last call, if there was anything."""

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from service.engine.vllm_client import VllmEngine
 from service.engine.vllm_outputs import VllmOutputs
 from service.errors import EngineDead
 
@@ -224,3 +226,8 @@ async def test_cancelled_it_leaves_steps_to_vllms_queue(short: Running) -> None:
     outputs = await asyncio.wait_for(short.client.get_output_async(), 10)
     assert outputs.outputs == [1]
     assert short.steps == [0]
+
+
+async def test_an_engine_that_does_not_run_delivers_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EngineDead):
+        await VllmEngine("demo", {}, "error", tmp_path).deliver(lambda batch: None)
